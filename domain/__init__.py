@@ -1,0 +1,1 @@
+"""The vocabulary and the rules: pure, pydantic and the standard library only."""
