@@ -16,9 +16,9 @@ CHUNK_BYTES = 1 << 20
 
 
 class ManifestFile(Frozen):
-    """One file of a tree: its path inside the tree (forward slashes), its size and its digest."""
+    """One file of a tree: its path inside the tree (forward slashes, no part begins with a dot), its size and its digest."""
 
-    path: Annotated[str, Field(pattern=r"^(?!/)(?!.*(^|/)\.\.?(/|$))[\w.+-]+(/[\w.+-]+)*$", max_length=512)]
+    path: Annotated[str, Field(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$", max_length=512)]
     bytes: Annotated[int, Field(ge=0)]
     digest: Digest
 
@@ -66,10 +66,11 @@ def digest_file(path: Path) -> tuple[Digest, int]:
 
 
 def manifest_of_tree(root: Path) -> Manifest:
-    """The manifest of every regular file below `root`; symbolic links are followed to their content."""
+    """The manifest of every regular file below `root`, hidden ones left out; links are followed to their content."""
     files = []
     for path in sorted(root.rglob("*")):
-        if path.is_file():
+        name = path.relative_to(root)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
             digest, size = digest_file(path)
-            files.append(ManifestFile(path=path.relative_to(root).as_posix(), bytes=size, digest=digest))
+            files.append(ManifestFile(path=name.as_posix(), bytes=size, digest=digest))
     return Manifest.of(files)
