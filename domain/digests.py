@@ -16,7 +16,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class ManifestFile(Frozen):
-    """One file of a tree: its path inside the tree (forward slashes, no part begins with a dot), its size and its digest."""
+    """One file of a tree: its path inside it (forward slashes, no part begins with a dot), size and digest."""
 
     path: Annotated[str, Field(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$", max_length=512)]
     bytes: Annotated[int, Field(ge=0)]

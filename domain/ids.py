@@ -1,0 +1,42 @@
+"""Public ids: a prefix that says the kind, and the row's UUID in hex. The prefixes are the OpenAI client's."""
+
+import re
+from enum import StrEnum
+from uuid import UUID
+
+from domain.refusals import NotFound
+
+
+class IdKind(StrEnum):
+    """The prefix of each kind of public id."""
+
+    DEPARTMENT = "proj_"
+    USER = "user-"
+    SERVICE_ACCOUNT = "svcacct_"
+    API_KEY = "key_"
+    FILE = "file-"
+    JOB = "ftjob-"
+    JOB_EVENT = "ftevent-"
+    JOB_CHECKPOINT = "ftckpt_"
+    ADAPTER = "adapter-"
+    ADAPTER_VERSION = "adapterver-"
+    EVALUATION = "eval-"
+    BASE_MODEL = "base-"
+    AUDIT_EVENT = "audit_log-"
+    LEASE = "lease-"
+
+
+_HEX = re.compile(r"[0-9a-f]{32}")
+
+
+def public_id(kind: IdKind, key: UUID) -> str:
+    """`ftjob-0193…` for a job's UUID."""
+    return kind.value + key.hex
+
+
+def parse_id(kind: IdKind, text: str) -> UUID:
+    """The UUID behind a public id. Anything that is not one is NotFound, as a well-formed unknown one would be."""
+    rest = text.removeprefix(kind.value)
+    if rest == text or not _HEX.fullmatch(rest):
+        raise NotFound(f"No such object: {kind.name.lower().replace('_', ' ')}.")
+    return UUID(hex=rest)

@@ -1,0 +1,223 @@
+"""Every way Tsugiki says no: five kinds, and under each the facts by name. The `code` of each is stable."""
+
+from typing import Any, ClassVar
+
+
+class Refusal(Exception):
+    """A request was understood and refused; nothing was changed.
+
+    message is written for the caller and never echoes content; param names the field, or `file:line`;
+    details are further findings of the same request, each {message, param, code}.
+    """
+
+    code: ClassVar[str] = "refused"
+    status: ClassVar[int] = 400
+
+    def __init__(self, message: str, *, param: str | None = None, details: tuple[dict[str, Any], ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.param, self.details)
+
+
+def _rebuild(kind: type[Refusal], message: str, param: str | None, details: tuple[dict[str, Any], ...]) -> Refusal:
+    return kind(message, param=param, details=details)
+
+
+# --- the five kinds ---------------------------------------------------------------------------------------------------
+
+
+class NotFound(Refusal):
+    """There is no such thing, or it is another department's: the two are told apart by nothing."""
+
+    code = "not_found"
+    status = 404
+
+
+class Denied(Refusal):
+    """The caller is known and may not do this."""
+
+    code = "permission_denied"
+    status = 403
+
+
+class Conflict(Refusal):
+    """The thing is in a state that does not allow this."""
+
+    code = "conflict"
+    status = 409
+
+
+class Invalid(Refusal):
+    """The request says something that cannot be done as said."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class OverQuota(Refusal):
+    """A limit of the department or the installation is reached."""
+
+    code = "quota_exceeded"
+    status = 429
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+class Unauthenticated(Denied):
+    """No key, or one that is malformed, unknown, expired or revoked: one body for all."""
+
+    code = "invalid_api_key"
+    status = 401
+
+
+class DepartmentNeeded(Invalid):
+    code = "department_required"
+
+
+class SeparationOfDuties(Denied):
+    code = "separation_of_duties"
+
+
+class UnknownField(Invalid):
+    code = "unknown_field"
+
+
+class WrongType(Invalid):
+    code = "wrong_type"
+
+
+class MissingField(Invalid):
+    code = "missing_field"
+
+
+class OutOfRange(Invalid):
+    code = "out_of_range"
+
+
+class NotFinite(Invalid):
+    code = "not_finite"
+
+
+class ConflictingFields(Invalid):
+    code = "conflicting_fields"
+
+
+class ControlCharacter(Invalid):
+    code = "control_character"
+
+
+class InvalidJson(Invalid):
+    code = "invalid_json"
+
+
+class InvalidUtf8(Invalid):
+    code = "invalid_utf8"
+
+
+class ByteOrderMark(Invalid):
+    code = "bom"
+
+
+class DuplicateKey(Invalid):
+    code = "duplicate_key"
+
+
+class TooDeep(Invalid):
+    code = "too_deep"
+
+
+class BodyTooLarge(Invalid):
+    code = "body_too_large"
+    status = 413
+
+
+class UnsupportedMediaType(Invalid):
+    code = "unsupported_media_type"
+    status = 415
+
+
+class FileEmpty(Invalid):
+    code = "dataset_empty"
+
+
+class LineTooLong(Invalid):
+    code = "line_too_long"
+
+
+class TooManyRows(Invalid):
+    code = "too_many_rows"
+
+
+class ExpectedJsonl(Invalid):
+    code = "expected_jsonl"
+
+
+class NotJsonl(Invalid):
+    code = "not_jsonl"
+
+
+class BadMessage(Invalid):
+    code = "bad_message"
+
+
+class ChecksumMismatch(Invalid):
+    code = "checksum_mismatch"
+
+
+class UnknownBaseModel(Invalid):
+    code = "unknown_base_model"
+
+
+class UnknownFile(Invalid):
+    code = "unknown_file"
+
+
+class UnknownTargetModule(Invalid):
+    code = "unknown_target_module"
+
+
+class ExceedsBaseModel(Invalid):
+    code = "exceeds_base_model"
+
+
+class JobTooLarge(Invalid):
+    code = "job_too_large"
+
+
+class RoleUnknown(Invalid):
+    code = "unknown_role"
+
+
+class NameTaken(Conflict):
+    code = "name_taken"
+
+
+class AlreadyFinished(Conflict):
+    code = "already_finished"
+
+
+class FileInUse(Conflict):
+    code = "in_use"
+
+
+class BaseModelNotReady(Conflict):
+    code = "base_model_not_ready"
+
+
+class BaseModelDiffers(Conflict):
+    code = "base_model_differs"
+
+
+class ArtifactMissing(Conflict):
+    code = "artifact_missing"
+
+
+class LeaseLost(Conflict):
+    """The worker's lease has ended; whoever holds the job now decides. Touch nothing."""
+
+    code = "lease_lost"

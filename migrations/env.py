@@ -1,0 +1,23 @@
+"""Alembic's entry: migrations run as an administrator, who creates the roles and becomes the owner of the tables."""
+
+from alembic import context
+from sqlalchemy import create_engine
+
+from models_db.tables import Table
+
+
+def run() -> None:
+    """Run the asked revisions in one transaction on `sqlalchemy.url`."""
+    url = context.config.get_main_option("sqlalchemy.url")
+    if url is None:
+        message = "Set sqlalchemy.url, or call runtime.migrations, which does."
+        raise RuntimeError(message)
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=Table.metadata, compare_server_default=True)
+        with context.begin_transaction():
+            context.run_migrations()
+    engine.dispose()
+
+
+run()

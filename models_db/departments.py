@@ -1,0 +1,81 @@
+"""Departments, their people, and the accounts and keys that act for them."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models_db.base import CreatedAt, Table, UuidKey
+
+
+class Department(Table):
+    """A tenant. The OpenAI client calls it a project."""
+
+    __tablename__ = "departments"
+
+    id: Mapped[UuidKey]
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[CreatedAt]
+    # When it was last given work: departments that waited longest come first.
+    served_at: Mapped[datetime | None]
+
+
+class User(Table):
+    """A human, of the organisation; what they may do in a department is a membership."""
+
+    __tablename__ = "users"
+
+    id: Mapped[UuidKey]
+    email: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    created_at: Mapped[CreatedAt]
+
+
+class Membership(Table):
+    """A user's roles in a department."""
+
+    __tablename__ = "memberships"
+
+    department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"), primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    roles: Mapped[list[str]]
+    created_at: Mapped[CreatedAt]
+
+
+class ServiceAccount(Table):
+    """A robot with roles. department_id is NULL for the platform's operator and auditor."""
+
+    __tablename__ = "service_accounts"
+    __table_args__ = (UniqueConstraint("department_id", "id"),)
+
+    id: Mapped[UuidKey]
+    department_id: Mapped[UUID | None] = mapped_column(ForeignKey("departments.id"))
+    name: Mapped[str]
+    roles: Mapped[list[str]]
+    created_at: Mapped[CreatedAt]
+    deleted_at: Mapped[datetime | None]
+
+
+class ApiKey(Table):
+    """A key of a user in a department, or of a service account. The secret itself is not here."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        ForeignKeyConstraint(["department_id", "user_id"], ["memberships.department_id", "memberships.user_id"]),
+        CheckConstraint("(user_id IS NULL) <> (service_account_id IS NULL)", name="one_owner"),
+        CheckConstraint("user_id IS NULL OR department_id IS NOT NULL", name="user_in_department"),
+        Index("ix_api_keys_department_id_id", "department_id", "id"),
+    )
+
+    id: Mapped[UuidKey]
+    department_id: Mapped[UUID | None] = mapped_column(ForeignKey("departments.id"))
+    user_id: Mapped[UUID | None]
+    service_account_id: Mapped[UUID | None] = mapped_column(ForeignKey("service_accounts.id"))
+    name: Mapped[str]
+    prefix: Mapped[str] = mapped_column(unique=True)
+    secret_sha256: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[CreatedAt]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]

@@ -1,0 +1,29 @@
+"""Uploaded files."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models_db.base import CreatedAt, Table, UuidKey
+
+
+class File(Table):
+    """Immutable bytes of a department. A deleted file keeps its row: lineage points at it."""
+
+    __tablename__ = "files"
+    __table_args__ = (UniqueConstraint("department_id", "id"),)
+
+    id: Mapped[UuidKey]
+    department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"))
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str]
+    # Rows, and duplicates among them; NULL for files that are no rows.
+    rows: Mapped[int | None]
+    duplicate_rows: Mapped[int | None]
+    created_by: Mapped[UUID]
+    created_at: Mapped[CreatedAt]
+    deleted_at: Mapped[datetime | None]

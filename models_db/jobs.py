@@ -1,0 +1,126 @@
+"""Jobs, their events and checkpoints, and the leases under which workers run them."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Identity, Index, UniqueConstraint
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from domain.jobs import JobState
+from models_db.base import CreatedAt, Table, UuidKey
+
+_STATES = ", ".join(f"'{state}'" for state in JobState)
+
+
+class Job(Table):
+    """One request to train. The row is the truth; a queue message only says that there is work.
+
+    epoch is the fencing token: it grows by one at every claim, and every side effect of a worker names it.
+    stalls counts claims since the last new checkpoint. `spec` is the frozen RunSpec, `request` what was asked.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("department_id", "id"),
+        ForeignKeyConstraint(["department_id", "training_file_id"], ["files.department_id", "files.id"]),
+        ForeignKeyConstraint(["department_id", "validation_file_id"], ["files.department_id", "files.id"]),
+        ForeignKeyConstraint(["department_id", "evaluation_file_id"], ["files.department_id", "files.id"]),
+        ForeignKeyConstraint(["department_id", "lease_id"], ["leases.department_id", "leases.id"]),
+        CheckConstraint(f"state IN ({_STATES})", name="state"),
+        CheckConstraint("(state = 'running') = (lease_id IS NOT NULL)", name="running_under_lease"),
+        CheckConstraint("(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+        Index("ix_jobs_waiting", "state", "id", postgresql_where="state IN ('validating_files', 'queued', 'running')"),
+        Index("ix_jobs_department_id_request_sha256", "department_id", "request_sha256"),
+    )
+
+    id: Mapped[UuidKey]
+    department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"))
+    state: Mapped[str]
+    base_model_id: Mapped[UUID] = mapped_column(ForeignKey("base_models.id"))
+    training_file_id: Mapped[UUID]
+    validation_file_id: Mapped[UUID | None]
+    evaluation_file_id: Mapped[UUID | None]
+    adapter_name: Mapped[str]
+    suffix: Mapped[str | None]
+    spec: Mapped[dict[str, Any]]
+    hyperparameters: Mapped[dict[str, Any]]
+    job_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB)
+    request_sha256: Mapped[str]
+    submitted_by: Mapped[UUID]
+    submitted_by_type: Mapped[str]
+    submitted_key: Mapped[UUID | None]
+    created_at: Mapped[CreatedAt]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    cancel_requested_at: Mapped[datetime | None]
+    nudged_at: Mapped[CreatedAt]
+    lease_id: Mapped[UUID | None]
+    epoch: Mapped[int] = mapped_column(server_default="0")
+    stalls: Mapped[int] = mapped_column(server_default="0")
+    # The newest progress line: step, total_steps, loss, tokens_per_s, eta_s.
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # What the files came to under the base model's tokenizer: an InspectReport.
+    inspection: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Lease(Table):
+    """A worker's time-limited right to run one engine batch: alive while ended_at is NULL and expires_at is ahead."""
+
+    __tablename__ = "leases"
+    __table_args__ = (
+        UniqueConstraint("department_id", "id"),
+        Index("ix_leases_expires_at", "expires_at", postgresql_where="ended_at IS NULL"),
+    )
+
+    id: Mapped[UuidKey]
+    department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"))
+    worker: Mapped[str]
+    acquired_at: Mapped[CreatedAt]
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    # finished | failed | cancelled | released | expired
+    end_reason: Mapped[str | None]
+
+
+class JobEvent(Table):
+    """One line of a job's story, for its department. `number` orders events of one transaction."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (
+        ForeignKeyConstraint(["department_id", "job_id"], ["jobs.department_id", "jobs.id"]),
+        Index("ix_job_events_job_id_number", "job_id", "number"),
+    )
+
+    id: Mapped[UuidKey]
+    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
+    department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"))
+    job_id: Mapped[UUID]
+    created_at: Mapped[CreatedAt]
+    level: Mapped[str]
+    type: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+
+
+class JobCheckpoint(Table):
+    """A complete checkpoint in object storage, to resume from. rejected_at: its bytes did not match their digests."""
+
+    __tablename__ = "job_checkpoints"
+    __table_args__ = (
+        ForeignKeyConstraint(["department_id", "job_id"], ["jobs.department_id", "jobs.id"]),
+        UniqueConstraint("job_id", "step", "epoch"),
+    )
+
+    id: Mapped[UuidKey]
+    department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"))
+    job_id: Mapped[UUID]
+    epoch: Mapped[int]
+    step: Mapped[int]
+    manifest: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[CreatedAt]
+    rejected_at: Mapped[datetime | None]

@@ -1,0 +1,67 @@
+"""Database sessions: a department's, the platform's, or the auditor's. There is no other kind.
+
+The application connects as `tsugiki_app`, which owns nothing and is bound by row-level security. A department's
+session sets `app.department` for each of its transactions; without it every department's table is empty.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.orm import Session, SessionTransaction
+
+APP_ROLE = "tsugiki_app"
+AUDITOR_ROLE = "tsugiki_auditor"
+
+
+def connect(url: str, *, pool_size: int = 10) -> Engine:
+    """An engine on PostgreSQL through psycopg. No connection is opened yet.
+
+    A lock that is not granted in 5 s, or a transaction left idle for 15 s, ends: a stopped process must not
+    hold others up. The server ends them, whatever became of the client.
+    """
+    options = "-c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        connect_args={"options": options, "connect_timeout": 5, "application_name": "tsugiki"},
+    )
+
+
+@contextmanager
+def department_session(engine: Engine, department: UUID) -> Iterator[Session]:
+    """One transaction that sees one department; commits at the end, rolls back on an exception."""
+    with _session(engine, "SELECT set_config('app.department', :value, true)", str(department)) as session:
+        yield session
+
+
+@contextmanager
+def platform_session(engine: Engine) -> Iterator[Session]:
+    """One transaction that sees no department's rows, but may call the named functions that reach across."""
+    with _session(engine, "SELECT set_config('app.department', :value, true)", "") as session:
+        yield session
+
+
+@contextmanager
+def auditor_session(engine: Engine) -> Iterator[Session]:
+    """One transaction that reads the audit trail of every department, and nothing else."""
+    with _session(engine, f"SET LOCAL ROLE {AUDITOR_ROLE}", None) as session:
+        yield session
+
+
+@contextmanager
+def _session(engine: Engine, opening: str, value: str | None) -> Iterator[Session]:
+    with Session(engine, expire_on_commit=False) as session:
+
+        @event.listens_for(session, "after_begin")
+        def set_scope(_session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+            # Local to the transaction, so that nothing of it stays on a pooled connection.
+            parameters: dict[str, Any] = {} if value is None else {"value": value}
+            connection.execute(text(opening), parameters)
+
+        with session.begin():
+            yield session

@@ -1,0 +1,37 @@
+"""All tables, by import: what the migrations compare the database with."""
+
+from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
+from models_db.audit import AuditRecord
+from models_db.base import Table
+from models_db.base_models import BaseModel, BaseModelFile
+from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
+from models_db.files import File
+from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
+
+__all__ = [
+    "Adapter",
+    "AdapterVersion",
+    "Alias",
+    "ApiKey",
+    "AuditRecord",
+    "BaseModel",
+    "BaseModelFile",
+    "Department",
+    "Evaluation",
+    "File",
+    "Job",
+    "JobCheckpoint",
+    "JobEvent",
+    "Lease",
+    "LineageEdge",
+    "Membership",
+    "ServiceAccount",
+    "Table",
+    "User",
+]
+
+# Whose rows belong to one department each; row-level security is forced on all of them.
+DEPARTMENT_TABLES = (
+    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "departments", "evaluations", "files",
+    "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges", "memberships", "service_accounts",
+)  # fmt: skip
