@@ -102,13 +102,18 @@ class PrincipalType(StrEnum):
 
 @dataclass(frozen=True)
 class Principal:
-    """Who acts, in which department, with which roles. department is None for the platform's own keys."""
+    """Who acts, in which department, with which roles, in which request.
+
+    department is None for the platform's own keys, unless the request chose one.
+    """
 
     type: PrincipalType
     id: UUID | None
     key_id: UUID | None
     department: UUID | None
     roles: frozenset[Role]
+    request_id: str | None = None
+    source_ip: str | None = None
 
     def may(self, permission: Permission) -> bool:
         """Whether one of the roles allows it."""
@@ -119,6 +124,11 @@ def require(principal: Principal, permission: Permission) -> None:
     """Raise Denied unless the principal may."""
     if not principal.may(permission):
         raise Denied(f"This key does not have the permission {permission.value}.")
+
+
+def system(department: UUID | None) -> Principal:
+    """Tsugiki's own workers and sweeper: their use cases ask for no permission, and say who acted."""
+    return Principal(PrincipalType.SYSTEM, id=None, key_id=None, department=department, roles=frozenset())
 
 
 def parse_roles(names: list[str]) -> frozenset[Role]:

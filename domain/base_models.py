@@ -1,0 +1,100 @@
+"""What is accepted as a base model's folder, and what its files say of it without any library loading them."""
+
+import json
+import struct
+from typing import Annotated, Any, BinaryIO
+
+from pydantic import Field
+
+from domain import strict_json
+from domain.digests import Manifest
+from domain.frozen import Frozen
+from domain.refusals import Invalid, Refusal
+
+# Weights, configuration, tokenizer, template. Never pickles (.bin, .pt, .ckpt, .pkl) and never code.
+_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
+_REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_MAX_HEADER_BYTES = 100 << 20
+_HEADER_PREFIX_BYTES = 8
+_MATRIX = 2
+
+
+class BaseModelFacts(Frozen):
+    """What config.json and the weights' headers say. linear_modules are the last parts of the layers' names."""
+
+    model_type: str
+    hidden_size: Annotated[int, Field(ge=1)]
+    num_hidden_layers: Annotated[int, Field(ge=1)]
+    max_position_embeddings: Annotated[int, Field(ge=8)]
+    parameters: int = 0
+    bytes: int = 0
+    linear_modules: tuple[str, ...] = ()
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Refuse a folder that lacks a needed file, or holds what could run code when loaded."""
+    paths = [file.path for file in manifest.files]
+    if len(set(paths)) != len(paths):
+        raise Invalid("A path stands twice.", param="files")
+    if missing := [name for name in _REQUIRED if name not in paths]:
+        raise Invalid(f"The folder has no {missing[0]}.", param="files")
+    if not any(path.endswith(".safetensors") for path in paths):
+        raise Invalid("The folder has no .safetensors weights.", param="files")
+    for path in paths:
+        if not path.endswith(_SUFFIXES):
+            raise Invalid(f"Only {', '.join(_SUFFIXES)} files may be in a base model: not {path}.", param="files")
+
+
+def facts_of_config(content: bytes) -> BaseModelFacts:
+    """Read config.json. Raises Invalid where it is not that of a decoder with a known width and context."""
+    config = strict_json.parse(content, param="config.json")
+    if not isinstance(config, dict) or "auto_map" in config:
+        raise Invalid(
+            "config.json must be an object without `auto_map`: it would run foreign code.", param="config.json"
+        )
+    text = config.get("text_config", config)
+    try:
+        return BaseModelFacts(
+            model_type=_first(config, ("model_type",)),
+            hidden_size=_first(text, ("hidden_size", "n_embd", "d_model")),
+            num_hidden_layers=_first(text, ("num_hidden_layers", "n_layer", "num_layers")),
+            max_position_embeddings=_first(text, ("max_position_embeddings", "n_positions", "max_seq_len")),
+        )
+    except ValueError:
+        raise Invalid("config.json lacks a width, a depth or a context length.", param="config.json") from None
+
+
+def _first(config: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((config[name] for name in names if name in config), None)
+
+
+def weights_of_header(stream: BinaryIO) -> tuple[int, frozenset[str]]:
+    """How many parameters a .safetensors file holds, and its linear modules' names, from its header alone.
+
+    The format: 8 bytes little-endian header length, then a JSON object of tensors with `shape`
+    (safetensors README). Raises Invalid.
+    """
+    prefix = stream.read(_HEADER_PREFIX_BYTES)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == _HEADER_PREFIX_BYTES else 0
+    if not 0 < length <= _MAX_HEADER_BYTES:
+        raise Invalid("Not a safetensors file: its header has no sensible length.", param="file")
+    try:
+        header = json.loads(stream.read(length))
+        shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        parameters = sum(_product(shape) for shape in shapes.values())
+    except (Refusal, ValueError, TypeError, KeyError, AttributeError):
+        raise Invalid("Not a safetensors file: its header is malformed.", param="file") from None
+    modules = {
+        name.removesuffix(".weight").rsplit(".", 1)[-1]
+        for name, shape in shapes.items()
+        # A layer's matrices have a layer number in their name; embeddings and the output head have none.
+        if name.endswith(".weight") and len(shape) == _MATRIX and any(part.isdigit() for part in name.split("."))
+    }
+    return parameters, frozenset(modules)
+
+
+def _product(shape: list[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= int(size)
+    return count

@@ -1,0 +1,248 @@
+"""A request to train, in the client's fields plus ours, and how it becomes a frozen RunSpec."""
+
+import difflib
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from domain.adapters import check_name
+from domain.base_models import BaseModelFacts
+from domain.digests import Digest
+from domain.refusals import ConflictingFields, ExceedsBaseModel, Invalid, JobTooLarge, OutOfRange, UnknownTargetModule
+from domain.runs import MAX_LORA_RANK, LoraMethod, Optimiser, RunData, RunSpec, Schedule, TooLong
+
+Auto = Literal["auto"]
+DEFAULT_BATCH_SIZE = 8
+DEFAULT_EPOCHS = 3
+DEFAULT_MAX_SEQ_LEN = 512
+CHECKPOINTS_PER_RUN = 10
+VALIDATIONS_PER_RUN = 4
+MAX_TOTAL_STEPS = 1_000_000
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Hyperparameters(_Request):
+    """The client's three; each a number or "auto"."""
+
+    batch_size: Auto | Annotated[StrictInt, Field(ge=1, le=256)] = "auto"
+    n_epochs: Auto | Annotated[StrictInt, Field(ge=1, le=50)] = "auto"
+    learning_rate_multiplier: Auto | Annotated[StrictInt | StrictFloat, Field(gt=0, le=100)] = "auto"
+
+
+class Supervised(_Request):
+    """The client's `method.supervised`."""
+
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class Method(_Request):
+    """The client's `method`. Supervised fine-tuning is the one there is."""
+
+    type: Literal["supervised"]
+    supervised: Supervised = Supervised()
+
+
+class LoraRequest(_Request):
+    """Ours, through the client's `extra_body={"lora": {...}}`. What is left out is chosen."""
+
+    rank: Annotated[StrictInt, Field(ge=1, le=MAX_LORA_RANK)] = 8
+    alpha: Annotated[StrictInt | StrictFloat, Field(gt=0, le=4096)] | None = Field(
+        default=None, description="Scale of the adapter; twice the rank when left out."
+    )
+    dropout: Annotated[StrictInt | StrictFloat, Field(ge=0, lt=1)] = 0.0
+    target_modules: Literal["all-linear"] | Annotated[list[StrictStr], Field(min_length=1, max_length=64)] = (
+        "all-linear"
+    )
+    use_rslora: StrictBool = False
+    learning_rate: Annotated[StrictInt | StrictFloat, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Peak learning rate; excludes `learning_rate_multiplier`."
+    )
+    weight_decay: Annotated[StrictInt | StrictFloat, Field(ge=0, le=1)] = 0.0
+    clip_norm: Annotated[StrictInt | StrictFloat, Field(ge=0, le=1e6)] = 1.0
+    schedule: Schedule = Schedule.LINEAR
+    warmup_ratio: Annotated[StrictInt | StrictFloat, Field(ge=0, lt=1)] = 0.05
+    max_steps: Annotated[StrictInt, Field(ge=1, le=MAX_TOTAL_STEPS)] | None = Field(
+        default=None, description="Optimiser steps; excludes `n_epochs`."
+    )
+    max_seq_len: Annotated[StrictInt, Field(ge=8)] | None = Field(
+        default=None, description="Tokens of the longest row; 512, or the base model's context where that is shorter."
+    )
+    too_long: TooLong = TooLong.REFUSE
+    checkpoint_every_steps: Annotated[StrictInt, Field(ge=1)] | None = None
+    validate_every_steps: Annotated[StrictInt, Field(ge=0)] | None = None
+
+
+class JobRequest(_Request):
+    """`POST /v1/fine_tuning/jobs`."""
+
+    model: StrictStr = Field(description="A registered base model's name.")
+    training_file: StrictStr
+    validation_file: StrictStr | None = None
+    evaluation_file: StrictStr | None = Field(
+        default=None, description="Held-out rows; the base model and the adapter are measured on them. Ours."
+    )
+    suffix: Annotated[StrictStr, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="Names the adapter; its versions are numbered from 1. `default` when left out."
+    )
+    seed: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
+    metadata: Annotated[
+        dict[
+            Annotated[StrictStr, Field(min_length=1, max_length=64)], Annotated[StrictStr, Field(max_length=512)]
+        ],
+        Field(max_length=16),
+    ] | None = None  # fmt: skip
+    hyperparameters: Hyperparameters | None = None
+    method: Method | None = None
+    lora: LoraRequest = LoraRequest()
+    integrations: Annotated[list[StrictStr], Field(max_length=0)] | None = None
+
+    @property
+    def chosen_hyperparameters(self) -> Hyperparameters:
+        """From `method`, or from the deprecated field of the same meaning."""
+        if self.method is not None and self.hyperparameters is not None:
+            raise ConflictingFields("Give `method` or `hyperparameters`, not both.", param="hyperparameters")
+        if self.method is not None:
+            return self.method.supervised.hyperparameters
+        return self.hyperparameters or Hyperparameters()
+
+    @property
+    def adapter_name(self) -> str:
+        """The series that the finished version joins."""
+        return check_name(self.suffix, param="suffix") if self.suffix else "default"
+
+
+class FileFacts(BaseModel):
+    """What a job needs to know of a file."""
+
+    digest: Digest
+    rows: int
+
+
+def resolve(
+    request: JobRequest,
+    *,
+    base_model: str,
+    base_model_digest: Digest,
+    facts: BaseModelFacts,
+    training: FileFacts,
+    validation: FileFacts | None,
+    evaluation: FileFacts | None,
+    seed: int,
+    max_total_steps: int,
+) -> RunSpec:
+    """The frozen specification of the run: every "auto" has become a number, every name a digest.
+
+    Raises Invalid, OutOfRange, ConflictingFields, ExceedsBaseModel, UnknownTargetModule or JobTooLarge.
+    """
+    chosen, lora = request.chosen_hyperparameters, request.lora
+    batch_size = DEFAULT_BATCH_SIZE if chosen.batch_size == "auto" else chosen.batch_size
+    n_epochs, total_steps = _length(chosen, lora, rows=training.rows, batch_size=batch_size)
+    if total_steps > max_total_steps:
+        raise JobTooLarge(
+            f"The job would take {total_steps} steps; the limit here is {max_total_steps}.", param="hyperparameters"
+        )
+    return RunSpec(
+        base_model=base_model,
+        base_model_digest=base_model_digest,
+        method=_method(lora, facts),
+        optimiser=Optimiser(
+            learning_rate=_learning_rate(chosen, lora, facts),
+            weight_decay=float(lora.weight_decay),
+            clip_norm=float(lora.clip_norm),
+            schedule=lora.schedule,
+            warmup_steps=int(total_steps * lora.warmup_ratio),
+        ),
+        data=RunData(
+            train=training.digest,
+            train_rows=training.rows,
+            validation=validation.digest if validation else None,
+            evaluation=evaluation.digest if evaluation else None,
+            max_seq_len=_max_seq_len(lora, facts),
+            too_long=lora.too_long,
+        ),
+        seed=seed,
+        batch_size=batch_size,
+        n_epochs=n_epochs,
+        total_steps=total_steps,
+        checkpoint_every_steps=lora.checkpoint_every_steps or max(1, math.ceil(total_steps / CHECKPOINTS_PER_RUN)),
+        validate_every_steps=_validate_every(lora, total_steps, has_validation=validation is not None),
+    )
+
+
+def _length(chosen: Hyperparameters, lora: LoraRequest, *, rows: int, batch_size: int) -> tuple[int, int]:
+    steps_an_epoch = math.ceil(rows / batch_size)
+    if lora.max_steps is None:
+        n_epochs = DEFAULT_EPOCHS if chosen.n_epochs == "auto" else chosen.n_epochs
+        return n_epochs, n_epochs * steps_an_epoch
+    if chosen.n_epochs != "auto":
+        raise ConflictingFields("Give `n_epochs` or `lora.max_steps`, not both.", param="lora.max_steps")
+    return math.ceil(lora.max_steps / steps_an_epoch), lora.max_steps
+
+
+def _learning_rate(chosen: Hyperparameters, lora: LoraRequest, facts: BaseModelFacts) -> float:
+    multiplier = chosen.learning_rate_multiplier
+    if lora.learning_rate is not None:
+        if multiplier != "auto":
+            raise ConflictingFields(
+                "Give `learning_rate_multiplier` or `lora.learning_rate`, not both.", param="lora.learning_rate"
+            )
+        return float(lora.learning_rate)
+    rate = base_learning_rate(facts.hidden_size) * (1.0 if multiplier == "auto" else multiplier)
+    if rate > 1:
+        raise OutOfRange("The learning rate would exceed 1.", param="hyperparameters.learning_rate_multiplier")
+    return rate
+
+
+def base_learning_rate(hidden_size: int) -> float:
+    """The peak learning rate that a multiplier of 1 means: narrower models bear higher rates.
+
+    A power of the width through two points: 1e-3 at 576 (measured with SmolLM2-135M) and 2e-4 at 4096
+    (Dettmers et al. 2023, arXiv:2305.14314, for 7 B models).
+    """
+    narrow, wide = (576, 1e-3), (4096, 2e-4)
+    exponent = math.log(wide[1] / narrow[1]) / math.log(wide[0] / narrow[0])
+    return float(narrow[1] * (hidden_size / narrow[0]) ** exponent)
+
+
+def _method(lora: LoraRequest, facts: BaseModelFacts) -> LoraMethod:
+    targets = lora.target_modules
+    if targets != "all-linear":
+        for name in targets:
+            _check_target(name, facts)
+    return LoraMethod(
+        lora_rank=lora.rank,
+        alpha=float(2 * lora.rank if lora.alpha is None else lora.alpha),
+        dropout=float(lora.dropout),
+        target_modules=targets if targets == "all-linear" else tuple(dict.fromkeys(targets)),
+        use_rslora=lora.use_rslora,
+    )
+
+
+def _check_target(name: str, facts: BaseModelFacts) -> None:
+    if name in facts.linear_modules:
+        return
+    close = difflib.get_close_matches(name, facts.linear_modules, n=1)
+    hint = f" Did you mean {close[0]}?" if close else f" It has: {', '.join(facts.linear_modules)}."
+    raise UnknownTargetModule(f"The base model has no such linear layer.{hint}", param="lora.target_modules")
+
+
+def _max_seq_len(lora: LoraRequest, facts: BaseModelFacts) -> int:
+    if lora.max_seq_len is None:
+        return min(DEFAULT_MAX_SEQ_LEN, facts.max_position_embeddings)
+    if lora.max_seq_len > facts.max_position_embeddings:
+        raise ExceedsBaseModel(
+            f"The base model takes {facts.max_position_embeddings} tokens at most.", param="lora.max_seq_len"
+        )
+    return lora.max_seq_len
+
+
+def _validate_every(lora: LoraRequest, total_steps: int, *, has_validation: bool) -> int:
+    if lora.validate_every_steps is not None:
+        if lora.validate_every_steps and not has_validation:
+            raise Invalid("There is no `validation_file` to validate on.", param="lora.validate_every_steps")
+        return lora.validate_every_steps
+    return math.ceil(total_steps / VALIDATIONS_PER_RUN) if has_validation else 0

@@ -1,0 +1,55 @@
+"""Parse at the edge: a request's value into a frozen type, or the one refusal that names the first thing wrong."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from domain.refusals import Invalid, MissingField, NotFinite, OutOfRange, Refusal, UnknownField, WrongType
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_REFUSALS: Mapping[str, type[Invalid]] = {
+    "extra_forbidden": UnknownField,
+    "missing": MissingField,
+    "finite_number": NotFinite,
+    "greater_than": OutOfRange,
+    "greater_than_equal": OutOfRange,
+    "less_than": OutOfRange,
+    "less_than_equal": OutOfRange,
+    "string_too_short": OutOfRange,
+    "string_too_long": OutOfRange,
+    "too_short": OutOfRange,
+    "too_long": OutOfRange,
+}
+_MAX_DETAILS = 100
+
+
+def parse_as(model: type[Model], value: Any) -> Model:
+    """Check a parsed JSON value against a model. Numbers, strings and booleans are never taken for each other."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise refusal_of(error) from None
+
+
+def refusal_of(error: ValidationError) -> Refusal:
+    """The refusal of a validation error: its first finding, with all of them (at most 100) as details."""
+    items = error.errors(include_url=False, include_input=False)[:_MAX_DETAILS]
+    # `"auto" or a number`: what is wrong with the number says more than that it is not "auto".
+    findings = [_finding(item) for item in sorted(items, key=lambda item: item["type"] == "literal_error")]
+    kind, message, param = findings[0]
+    details = tuple({"message": m, "param": p, "code": k.code} for k, m, p in findings)
+    return kind(message, param=param, details=details)
+
+
+def _finding(item: Any) -> tuple[type[Invalid], str, str]:
+    kind = _REFUSALS.get(item["type"], WrongType if item["type"].endswith(("_type", "_parsing")) else Invalid)
+    # Branches of a union appear in the location under their own names; the field itself is what a caller knows.
+    parts = [str(part) for part in item["loc"] if not _is_branch(part)]
+    param = ".".join(parts) or "body"
+    return kind, f"{param}: {item['msg']}.", param
+
+
+def _is_branch(part: Any) -> bool:
+    return isinstance(part, str) and ("[" in part or part in {"int", "float", "str", "constrained-int"})
