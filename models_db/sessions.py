@@ -65,3 +65,8 @@ def _session(engine: Engine, opening: str, value: str | None) -> Iterator[Sessio
 
         with session.begin():
             yield session
+
+
+def enter_department(session: Session, department: UUID) -> None:
+    """Turn a platform session's current transaction into a department's: for the one that creates it."""
+    session.execute(text("SELECT set_config('app.department', :value, true)"), {"value": str(department)})

@@ -1,0 +1,62 @@
+"""The Celery application: a doorbell. A message is a job's id and says that there is work; the row says what.
+
+Acknowledged early, one at a time, no results: the lease in the database owns recovery, not the broker. With late
+acknowledgement a killed worker loses and doubles messages, and a task longer than the visibility timeout starts again.
+"""
+
+import logging
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from domain.jobs import JobState
+from runtime.settings import Settings
+from services.doorbell import Nudge
+
+log = logging.getLogger(__name__)
+
+TRAIN_QUEUE, VALIDATE_QUEUE, SWEEP_QUEUE = "train", "validate", "sweep"
+TRAIN_TASK, VALIDATE_TASK, SWEEP_TASK = "tsugiki.train", "tsugiki.validate", "tsugiki.sweep"
+_RINGS = {
+    JobState.VALIDATING_FILES: (VALIDATE_TASK, VALIDATE_QUEUE),
+    JobState.QUEUED: (TRAIN_TASK, TRAIN_QUEUE),
+}
+
+
+def celery_app(settings: Settings) -> Celery:
+    """The application of API, workers and beat alike. Nothing connects yet."""
+    app = Celery("tsugiki", broker=settings.broker_url.get_secret_value(), set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_default_queue=TRAIN_QUEUE,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 10, "socket_keepalive": True},
+        beat_schedule={
+            "sweep": {
+                "task": SWEEP_TASK,
+                "schedule": settings.sweep_every_s,
+                # A sweep that could not run in time is not worth running: the next one is due.
+                "options": {"queue": SWEEP_QUEUE, "expires": settings.sweep_every_s},
+            }
+        },
+    )
+    return app
+
+
+def ring(app: Celery, nudge: Nudge) -> None:
+    """Send a nudge, once. A broker that is down costs time, never work: the sweeper rings again."""
+    if nudge.state not in _RINGS:
+        return
+    task, queue = _RINGS[nudge.state]
+    try:
+        app.send_task(task, args=[str(nudge.job)], queue=queue, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("The broker is down (%s); the sweeper will ring for job %s.", type(error).__name__, nudge.job)

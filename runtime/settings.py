@@ -1,0 +1,115 @@
+"""The settings, and the only reader of the environment. Each is `TSUGIKI_` and its name in capitals."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from domain.plans import Device, Precision
+
+# Where a process finds its settings when they were handed over in an inherited file, not in the environment:
+# a worker's ranks could read their parent's environment.
+_SETTINGS_FD = "TSUGIKI_SETTINGS_FD"
+
+
+class Settings(BaseSettings):
+    """Every setting of every process. Times in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="TSUGIKI_", extra="forbid", frozen=True)
+
+    database_url: SecretStr = Field(description="PostgreSQL 18 as the role tsugiki_app: postgresql+psycopg://…")
+    database_admin_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL as an administrator; only `tsugiki migrate` uses it."
+    )
+    broker_url: SecretStr = Field(description="Valkey or Redis: redis://…")
+    s3_endpoint: str | None = Field(default=None, description="S3 endpoint; none for AWS itself.")
+    s3_region: str = "us-east-1"
+    s3_bucket: str = "tsugiki"
+    s3_access_key: SecretStr = Field(description="Access key id.")
+    s3_secret_key: SecretStr = Field(description="Secret access key.")
+
+    organisation: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = Field(
+        default="org", description="Names the organisation in fine-tuned models' names."
+    )
+    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8000, description="Port the API listens on.")
+    log_level: str = "INFO"
+
+    cache_dir: Path = Field(default=Path("/var/tmp/tsugiki/cache"), description="A node's cache of base models.")  # noqa: S108
+    work_dir: Path = Field(default=Path("/var/tmp/tsugiki/work"), description="Scratch space of uploads and runs.")  # noqa: S108
+
+    lease_s: Annotated[float, Field(gt=0)] = Field(default=60, description="How long a worker may be silent.")
+    sweep_every_s: Annotated[float, Field(gt=0)] = Field(default=15, description="How often the sweeper looks.")
+    nudge_after_s: Annotated[float, Field(ge=0)] = Field(
+        default=30, description="A waiting job not rung for this long is rung for again."
+    )
+    stop_grace_s: Annotated[float, Field(gt=0)] = Field(
+        default=25, description="Time for a checkpoint when a run is stopped; then its ranks are killed."
+    )
+    hang_after_s: Annotated[float, Field(gt=0)] = Field(
+        default=900, description="Ranks that report no progress for this long are killed."
+    )
+
+    ranks: Annotated[int, Field(ge=1)] = Field(default=2, description="Ranks of a training job.")
+    threads_per_rank: Annotated[int, Field(ge=1)] = 1
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = Field(
+        default=1024, description="Tokens of a micro-batch, padding included."
+    )
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = Field(default=1 << 20, description="A JSON body's size.")
+    max_file_bytes: Annotated[int, Field(ge=1)] = Field(default=512 << 20, description="An uploaded file's size.")
+    max_base_model_file_bytes: Annotated[int, Field(ge=1)] = Field(
+        default=50 << 30, description="A weights file's size."
+    )
+    max_unfinished_jobs: Annotated[int, Field(ge=1)] = Field(default=500, description="A department's, at a time.")
+    max_total_steps: Annotated[int, Field(ge=1)] = Field(default=100_000, description="Optimiser steps of one job.")
+    max_training_tokens: Annotated[int, Field(ge=1)] = Field(
+        default=1_000_000_000, description="Tokens of one job, over all its epochs."
+    )
+
+
+def load() -> Settings:
+    """The settings of this process: from the inherited file where there is one, else from the environment."""
+    handed_over = os.environ.get(_SETTINGS_FD)
+    if handed_over is None:
+        return Settings()  # type: ignore[call-arg]  # the environment gives the fields without a default
+    with os.fdopen(os.dup(int(handed_over)), "rb") as stream:
+        stream.seek(0)
+        return Settings.model_validate_json(stream.read())
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The variables that `load` reads back as these settings, secrets among them."""
+    variables = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if value is not None:
+            shown = value.get_secret_value() if isinstance(value, SecretStr) else value
+            variables[f"TSUGIKI_{name.upper()}"] = str(shown)
+    return variables
+
+
+def exec_without_secrets(settings: Settings, argv: list[str]) -> None:
+    """Replace this process by `argv` with no setting in its environment: they go in an anonymous inherited file.
+
+    A new program starts with a new environment block, so that /proc/<pid>/environ shows none of them either.
+    """
+    payload = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in settings.model_dump().items()
+    }
+    descriptor = os.memfd_create("tsugiki-settings", 0)
+    os.write(descriptor, _json(payload))
+    os.set_inheritable(descriptor, True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TSUGIKI_")}
+    os.execve(argv[0], argv, environment | {_SETTINGS_FD: str(descriptor)})  # noqa: S606 - an argument list of our own
+
+
+def _json(payload: dict[str, object]) -> bytes:
+    import_safe = {name: str(value) if isinstance(value, Path) else value for name, value in payload.items()}
+    return json.dumps(import_safe).encode()

@@ -1,0 +1,72 @@
+"""The composition root: what a process needs, built once from its settings."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from celery import Celery
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from models_db import sessions
+from runtime.queue import celery_app, ring
+from runtime.settings import Settings
+from services.doorbell import take_nudges
+from storage.objects import ObjectStore
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Database, object storage and queue of one process."""
+
+    settings: Settings
+    database: Engine
+    objects: ObjectStore
+    queue: Celery
+
+    def department(self, department: UUID) -> AbstractContextManager[Session]:
+        """One transaction of one department; what it nudged is rung for after its commit."""
+        return self._ringing(sessions.department_session(self.database, department))
+
+    def platform(self) -> AbstractContextManager[Session]:
+        """One transaction outside all departments."""
+        return self._ringing(sessions.platform_session(self.database))
+
+    def auditor(self) -> AbstractContextManager[Session]:
+        """One transaction that reads the whole audit trail and nothing else."""
+        return sessions.auditor_session(self.database)
+
+    @contextmanager
+    def _ringing(self, opened: AbstractContextManager[Session]) -> Iterator[Session]:
+        with opened as session:
+            yield session
+        # Only after the commit: a nudge for a row that is not there yet would be lost.
+        for nudge in take_nudges(session):
+            ring(self.queue, nudge)
+
+    def close(self) -> None:
+        """Give back connections."""
+        self.database.dispose()
+        self.queue.close()
+
+
+def build(settings: Settings) -> Runtime:
+    """Wire a process. Nothing connects yet; whatever is down shows at first use."""
+    return Runtime(
+        settings=settings,
+        database=sessions.connect(settings.database_url.get_secret_value()),
+        objects=object_store(settings),
+        queue=celery_app(settings),
+    )
+
+
+def object_store(settings: Settings) -> ObjectStore:
+    """The bucket of the settings."""
+    return ObjectStore(
+        endpoint_url=settings.s3_endpoint,
+        bucket=settings.s3_bucket,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        region=settings.s3_region,
+    )

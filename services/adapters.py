@@ -1,0 +1,276 @@
+"""The registry: adapter versions, registered once with their lineage, then only read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from domain import access
+from domain.access import Permission, Principal, require
+from domain.adapters import LATEST, VersionState, model_name
+from domain.audit import AuditEvent
+from domain.digests import Manifest
+from domain.jobs import JobState
+from domain.plans import EvaluationReport, RunReport
+from domain.refusals import Denied, NotFound
+from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
+from models_db.base_models import BaseModel
+from models_db.jobs import Job
+from services import audit, leases
+from services.jobs import close, tell
+from services.leases import Claim
+
+
+@dataclass(frozen=True)
+class EvaluationPair:
+    """The held-out rows, measured with the base model alone and with the adapter."""
+
+    base: EvaluationReport
+    adapter: EvaluationReport
+
+
+def register(
+    session: Session,
+    held: Claim,
+    *,
+    organisation: str,
+    manifest: Manifest,
+    report: RunReport,
+    evaluation: EvaluationPair | None,
+) -> AdapterVersion | None:
+    """Number, version, lineage, evaluation, audit and job state in one transaction; the files are in storage already.
+
+    None where cancellation was asked for first: the job is then cancelled. Raises LeaseLost.
+    """
+    job = leases.hold(session, held)
+    if job.cancel_requested_at is not None:
+        leases.cancel(session, held)
+        return None
+    version = _next_version(session, job, organisation=organisation, manifest=manifest, report=report)
+    _move_latest(session, version)
+    _draw_lineage(session, job, version)
+    if evaluation is not None and job.evaluation_file_id is not None:
+        session.add(
+            Evaluation(
+                department_id=job.department_id,
+                version_id=version.id,
+                file_id=job.evaluation_file_id,
+                base_report=evaluation.base.model_dump(mode="json"),
+                adapter_report=evaluation.adapter.model_dump(mode="json"),
+            )
+        )
+    job.trained_tokens = report.trained_tokens
+    close(session, job, JobState.SUCCEEDED)
+    leases.end(session, held.lease, "finished")
+    tell(session, job, f"New fine-tuned model created: {version.model_name}")
+    tell(session, job, "The job has successfully completed.")
+    _record(session, job, version)
+    return version
+
+
+def _next_version(
+    session: Session, job: Job, *, organisation: str, manifest: Manifest, report: RunReport
+) -> AdapterVersion:
+    session.execute(
+        insert(Adapter).values(department_id=job.department_id, name=job.adapter_name).on_conflict_do_nothing()
+    )
+    # The lock on this row is what makes numbers of one adapter follow each other without a gap.
+    adapter = session.scalars(select(Adapter).where(Adapter.name == job.adapter_name).with_for_update()).one()
+    base_model = session.get_one(BaseModel, job.base_model_id)
+    version = AdapterVersion(
+        department_id=job.department_id,
+        adapter_id=adapter.id,
+        number=adapter.next_number,
+        job_id=job.id,
+        base_model_id=base_model.id,
+        state=VersionState.CANDIDATE,
+        model_name=model_name(base_model.name, organisation, adapter.name, job.id.hex),
+        digest=manifest.digest,
+        manifest=manifest.model_dump(mode="json"),
+        report=report.model_dump(mode="json"),
+        created_by=job.submitted_by,
+    )
+    adapter.next_number += 1
+    session.add(version)
+    session.flush()
+    return version
+
+
+def _move_latest(session: Session, version: AdapterVersion) -> None:
+    values = {
+        "department_id": version.department_id,
+        "adapter_id": version.adapter_id,
+        "name": LATEST,
+        "version_id": version.id,
+    }
+    moved = {"version_id": version.id, "moved_at": func.now()}
+    session.execute(insert(Alias).values(values).on_conflict_do_update(constraint="pk_aliases", set_=moved))
+
+
+def _draw_lineage(session: Session, job: Job, version: AdapterVersion) -> None:
+    edges: list[tuple[str, str, UUID | None]] = [
+        ("produced_by", "job", job.id),
+        ("grafted_on", "base_model", job.base_model_id),
+        ("trained_on", "file", job.training_file_id),
+        ("validated_on", "file", job.validation_file_id),
+        ("evaluated_on", "file", job.evaluation_file_id),
+    ]
+    for relation, object_type, object_id in edges:
+        if object_id is not None:
+            session.add(
+                LineageEdge(
+                    department_id=job.department_id,
+                    subject_type="adapter_version",
+                    subject_id=version.id,
+                    relation=relation,
+                    object_type=object_type,
+                    object_id=object_id,
+                )
+            )
+
+
+def _record(session: Session, job: Job, version: AdapterVersion) -> None:
+    actor = access.system(job.department_id)
+    subject = ("adapter_version", version.id)
+    refs = [job.id, version.adapter_id, job.training_file_id, job.base_model_id]
+    details = {"number": version.number, "digest": version.digest, "epoch": job.epoch}
+    audit.record(session, actor, AuditEvent.VERSION_REGISTERED, resource=subject, refs=refs, details=details)
+    alias = {"alias": LATEST, "number": version.number}
+    audit.record(session, actor, AuditEvent.ALIAS_MOVED, resource=subject, refs=[version.adapter_id], details=alias)
+    audit.record(session, actor, AuditEvent.JOB_SUCCEEDED, resource=("job", job.id), refs=[version.id])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def list_page(
+    session: Session, principal: Principal, *, after: UUID | None, limit: int
+) -> tuple[Sequence[Adapter], bool]:
+    """A page of the department's adapters, newest first, and whether there are more."""
+    require(principal, Permission.ADAPTER_READ)
+    statement = select(Adapter)
+    if after is not None:
+        statement = statement.where(Adapter.id < after)
+    found = session.scalars(statement.order_by(Adapter.id.desc()).limit(limit + 1)).all()
+    return found[:limit], len(found) > limit
+
+
+def get(session: Session, principal: Principal, name: str) -> Adapter:
+    """One adapter by name. Raises NotFound."""
+    require(principal, Permission.ADAPTER_READ)
+    found = session.scalars(select(Adapter).where(Adapter.name == name)).one_or_none()
+    if found is None:
+        raise NotFound("No such adapter.")
+    return found
+
+
+def aliases_of(session: Session, adapter: Adapter) -> dict[str, int]:
+    """Alias to version number."""
+    rows = session.execute(
+        select(Alias.name, AdapterVersion.number)
+        .join(AdapterVersion, AdapterVersion.id == Alias.version_id)
+        .where(Alias.adapter_id == adapter.id)
+    )
+    return {row.name: row.number for row in rows}
+
+
+def list_versions(
+    session: Session, principal: Principal, name: str, *, after: int | None, limit: int
+) -> tuple[Sequence[AdapterVersion], bool]:
+    """A page of an adapter's versions, newest first. `after` is a number."""
+    adapter = get(session, principal, name)
+    statement = select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id)
+    if after is not None:
+        statement = statement.where(AdapterVersion.number < after)
+    found = session.scalars(statement.order_by(AdapterVersion.number.desc()).limit(limit + 1)).all()
+    return found[:limit], len(found) > limit
+
+
+def get_version(session: Session, principal: Principal, name: str, reference: str) -> AdapterVersion:
+    """One version by number or alias. Raises NotFound."""
+    adapter = get(session, principal, name)
+    statement = select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id)
+    if reference.isascii() and reference.isdigit() and len(reference) < 10:  # noqa: PLR2004 - fits a 4-byte integer
+        statement = statement.where(AdapterVersion.number == int(reference))
+    else:
+        statement = statement.join(Alias, Alias.version_id == AdapterVersion.id).where(
+            Alias.adapter_id == adapter.id, Alias.name == reference
+        )
+    found = session.scalars(statement).one_or_none()
+    if found is None:
+        raise NotFound("No such adapter version.")
+    return found
+
+
+def find_model(session: Session, principal: Principal, name: str) -> AdapterVersion | None:
+    """The version behind a client's `ft:…` model name, if the department has it."""
+    require(principal, Permission.ADAPTER_READ)
+    return session.scalars(select(AdapterVersion).where(AdapterVersion.model_name == name)).one_or_none()
+
+
+def list_models(session: Session, principal: Principal) -> Sequence[AdapterVersion]:
+    """Every version of the department, newest first."""
+    require(principal, Permission.ADAPTER_READ)
+    return session.scalars(select(AdapterVersion).order_by(AdapterVersion.id.desc())).all()
+
+
+def version_of_job(session: Session, job: UUID) -> AdapterVersion | None:
+    """What a finished job made."""
+    return session.scalars(select(AdapterVersion).where(AdapterVersion.job_id == job)).one_or_none()
+
+
+def evaluations_of(session: Session, version: UUID) -> Sequence[Evaluation]:
+    """The reports attached to a version, newest first."""
+    return session.scalars(
+        select(Evaluation).where(Evaluation.version_id == version).order_by(Evaluation.id.desc())
+    ).all()
+
+
+def open_download(session: Session, principal: Principal, name: str, reference: str) -> tuple[Adapter, AdapterVersion]:
+    """May this principal have the files? Recorded before the first byte is sent.
+
+    An inference account gets approved versions only. A revoked or rejected one is handed to nobody.
+    """
+    adapter, version = get(session, principal, name), get_version(session, principal, name, reference)
+    if not principal.may(Permission.ADAPTER_DOWNLOAD):
+        require(principal, Permission.ADAPTER_DOWNLOAD_APPROVED)
+        if version.state != VersionState.APPROVED:
+            raise Denied("This version is not approved.")
+    if version.state in {VersionState.REVOKED, VersionState.REJECTED}:
+        raise Denied(f"This version is {version.state}.")
+    _record_download(session, principal, version, AuditEvent.VERSION_DOWNLOADED)
+    return adapter, version
+
+
+def close_download(session: Session, principal: Principal, version: AdapterVersion, sent_bytes: int) -> None:
+    """The last byte was sent."""
+    _record_download(session, principal, version, AuditEvent.VERSION_DOWNLOAD_COMPLETED, sent_bytes=sent_bytes)
+
+
+def _record_download(
+    session: Session, principal: Principal, version: AdapterVersion, event: AuditEvent, **details: int
+) -> None:
+    audit.record(
+        session,
+        principal,
+        event,
+        resource=("adapter_version", version.id),
+        refs=[version.adapter_id],
+        details={"digest": version.digest, **details},
+    )
+
+
+def lineage(session: Session, principal: Principal, subject: UUID) -> Sequence[LineageEdge]:
+    """Every edge that touches a version, a job, a file or a base model, from either end. Raises NotFound for none."""
+    require(principal, Permission.LINEAGE_READ)
+    edges = session.scalars(
+        select(LineageEdge)
+        .where(or_(LineageEdge.subject_id == subject, LineageEdge.object_id == subject))
+        .order_by(LineageEdge.id)
+    ).all()
+    if not edges:
+        raise NotFound("Nothing descends from this, and it descends from nothing.")
+    return edges

@@ -1,0 +1,120 @@
+"""The audit trail: written in the transaction of what it tells of, read by those who may."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, select, text
+from sqlalchemy.orm import Session
+
+from domain.access import Permission, Principal, require
+from domain.audit import AuditEvent, Outcome
+from models_db.audit import AuditRecord
+
+_APPEND = text("""
+    SELECT audit_append(:department, :actor_type, :actor, :actor_key, :action, :outcome, :reason_code, :resource_type,
+        :resource, :refs, :request_id, :source_ip, CAST(:details AS jsonb))
+""")
+
+
+def record(
+    session: Session,
+    principal: Principal,
+    event: AuditEvent,
+    *,
+    resource: tuple[str, UUID] | None = None,
+    department: UUID | None = None,
+    refs: Iterable[UUID] = (),
+    outcome: Outcome = Outcome.SUCCESS,
+    reason: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> UUID:
+    """Append one event; it is committed with the business transaction or not at all. Returns the event's id.
+
+    department is the principal's where none is given. details hold ids, digests, numbers and states: never names of
+    people, prompts or rows.
+    """
+    parameters = {
+        "department": department or principal.department,
+        "actor_type": principal.type,
+        "actor": principal.id,
+        "actor_key": principal.key_id,
+        "action": event,
+        "outcome": outcome,
+        "reason_code": reason,
+        "resource_type": resource[0] if resource else None,
+        "resource": resource[1] if resource else None,
+        "refs": list(refs),
+        "request_id": principal.request_id,
+        "source_ip": principal.source_ip,
+        "details": json.dumps(dict(details or {}), default=str),
+    }
+    appended: UUID = session.execute(_APPEND, parameters).scalar_one()
+    return appended
+
+
+@dataclass(frozen=True)
+class AuditFilter:
+    """Which events. Lists are alternatives; empty ones do not filter. Times are inclusive bounds but for gt and lt."""
+
+    actions: Sequence[str] = ()
+    departments: Sequence[UUID] = ()
+    actors: Sequence[UUID] = ()
+    resources: Sequence[UUID] = ()
+    outcomes: Sequence[str] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    after: UUID | None = None
+    before: UUID | None = None
+    limit: int = 20
+
+
+def read(session: Session, principal: Principal, wanted: AuditFilter) -> tuple[Sequence[AuditRecord], bool]:
+    """Events, newest first, and whether there are more.
+
+    An auditor's `session` reads every department. In a department's session, its admin reads the department's
+    events and anyone else their own acts. The reading is itself recorded.
+    """
+    statement = _filtered(wanted)
+    if not (principal.may(Permission.AUDIT_READ_ALL) or principal.may(Permission.AUDIT_READ_DEPARTMENT)):
+        require(principal, Permission.AUDIT_READ_OWN)
+        statement = statement.where(AuditRecord.actor_id == principal.id)
+    rows = session.scalars(statement.limit(wanted.limit + 1)).all()
+    record(session, principal, AuditEvent.AUDIT_QUERIED, details={"actions": list(wanted.actions), "rows": len(rows)})
+    return rows[: wanted.limit], len(rows) > wanted.limit
+
+
+def _filtered(wanted: AuditFilter) -> Select[AuditRecord]:
+    statement = select(AuditRecord)
+    for column, values in (
+        (AuditRecord.action, wanted.actions),
+        (AuditRecord.department_id, wanted.departments),
+        (AuditRecord.actor_id, wanted.actors),
+        (AuditRecord.outcome, wanted.outcomes),
+    ):
+        if values:
+            statement = statement.where(column.in_(values))
+    if wanted.resources:
+        statement = statement.where(
+            AuditRecord.resource_id.in_(wanted.resources) | AuditRecord.refs.overlap(list(wanted.resources))
+        )
+    if wanted.since is not None:
+        statement = statement.where(AuditRecord.occurred_at >= wanted.since)
+    if wanted.until is not None:
+        statement = statement.where(AuditRecord.occurred_at <= wanted.until)
+    if wanted.before is not None:
+        statement = statement.where(AuditRecord.number > _number_of(wanted.before)).order_by(AuditRecord.number)
+        newest_first = statement.limit(wanted.limit + 1).subquery()
+        return select(AuditRecord).where(AuditRecord.number.in_(select(newest_first.c.number))).order_by(
+            AuditRecord.number.desc()
+        )  # fmt: skip
+    if wanted.after is not None:
+        statement = statement.where(AuditRecord.number < _number_of(wanted.after))
+    return statement.order_by(AuditRecord.number.desc())
+
+
+def _number_of(event: UUID) -> Any:
+    return select(AuditRecord.number).where(AuditRecord.id == event).scalar_subquery()

@@ -1,0 +1,51 @@
+"""Departments: created by the operator, seen by their own people."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from domain.access import Permission, Principal, require
+from domain.adapters import check_name
+from domain.audit import AuditEvent
+from domain.refusals import NameTaken, NotFound
+from models_db.departments import Department
+from models_db.sessions import enter_department
+from services import audit
+
+
+def create(session: Session, principal: Principal, name: str) -> Department:
+    """Create a department in a platform session, which from then on is the department's. Raises NameTaken."""
+    require(principal, Permission.DEPARTMENT_CREATE)
+    check_name(name, param="name")
+    department_id: UUID = session.execute(text("SELECT uuidv7()")).scalar_one()
+    enter_department(session, department_id)
+    created = session.scalars(
+        insert(Department).values(id=department_id, name=name).on_conflict_do_nothing().returning(Department)
+    ).one_or_none()
+    if created is None:
+        raise NameTaken("There is a department of that name.", param="name")
+    audit.record(
+        session, principal, AuditEvent.DEPARTMENT_CREATED, resource=("department", created.id), department=created.id
+    )
+    return created
+
+
+def list_all(session: Session, principal: Principal) -> Sequence[Department]:
+    """Every department, newest first: the operator's and the auditor's view."""
+    require(principal, Permission.DEPARTMENT_LIST)
+    statement = select(Department).from_statement(text("SELECT * FROM list_departments() ORDER BY id DESC"))
+    return session.scalars(statement).all()
+
+
+def get(session: Session, principal: Principal, department: UUID) -> Department:
+    """One department, in its own session. Raises NotFound, also for anyone of another department."""
+    require(principal, Permission.DEPARTMENT_READ)
+    if principal.department not in {None, department}:
+        raise NotFound("No such project.")
+    found = session.get(Department, department)
+    if found is None:
+        raise NotFound("No such project.")
+    return found

@@ -1,0 +1,103 @@
+"""Files of a department: registered once their bytes are in storage, never changed, deleted with a tombstone."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from domain.access import Permission, Principal, require
+from domain.audit import AuditEvent
+from domain.digests import Digest
+from domain.jobs import TERMINAL
+from domain.refusals import FileInUse, NotFound
+from domain.rows import RowsReport
+from models_db.files import File
+from models_db.jobs import Job
+from services import audit
+
+
+def register(
+    session: Session,
+    principal: Principal,
+    *,
+    filename: str,
+    purpose: str,
+    digest: Digest,
+    size_bytes: int,
+    rows: RowsReport | None,
+) -> File:
+    """Enter an uploaded file. Its bytes are in storage already: a row without its object would be a lie."""
+    require(principal, Permission.FILE_UPLOAD)
+    file = File(
+        department_id=principal.department,
+        filename=filename,
+        purpose=purpose,
+        bytes=size_bytes,
+        digest=digest,
+        rows=rows.rows if rows else None,
+        duplicate_rows=rows.duplicate_rows if rows else None,
+        created_by=principal.id,
+    )
+    session.add(file)
+    session.flush()
+    audit.record(
+        session,
+        principal,
+        AuditEvent.FILE_CREATED,
+        resource=("file", file.id),
+        details={"digest": digest, "bytes": size_bytes, "rows": file.rows},
+    )
+    return file
+
+
+def get(session: Session, principal: Principal, file: UUID) -> File:
+    """One file's metadata. Raises NotFound."""
+    require(principal, Permission.FILE_READ)
+    return _file(session, file)
+
+
+def _file(session: Session, file: UUID) -> File:
+    found = session.get(File, file)
+    if found is None or found.deleted_at is not None:
+        raise NotFound("No such file.")
+    return found
+
+
+def list_page(
+    session: Session, principal: Principal, *, after: UUID | None, limit: int, ascending: bool, purpose: str | None
+) -> tuple[Sequence[File], bool]:
+    """A page of the department's files and whether there are more."""
+    require(principal, Permission.FILE_READ)
+    statement = select(File).where(File.deleted_at.is_(None))
+    if purpose is not None:
+        statement = statement.where(File.purpose == purpose)
+    if after is not None:
+        statement = statement.where(File.id > after if ascending else File.id < after)
+    found = session.scalars(statement.order_by(File.id if ascending else File.id.desc()).limit(limit + 1)).all()
+    return found[:limit], len(found) > limit
+
+
+def open_content(session: Session, principal: Principal, file: UUID) -> File:
+    """May this principal read the bytes? Recorded before the first of them is sent."""
+    require(principal, Permission.FILE_READ_CONTENT)
+    found = _file(session, file)
+    audit.record(session, principal, AuditEvent.FILE_READ, resource=("file", file), details={"digest": found.digest})
+    return found
+
+
+def delete(session: Session, principal: Principal, file: UUID) -> Digest | None:
+    """Mark a file deleted; its digest, when no other file of the department has the same bytes to keep.
+
+    Raises FileInUse while a job that is not finished needs it.
+    """
+    require(principal, Permission.FILE_DELETE)
+    found = _file(session, file)
+    needed_by = or_(Job.training_file_id == file, Job.validation_file_id == file, Job.evaluation_file_id == file)
+    if session.scalars(select(Job.id).where(needed_by, Job.state.not_in(TERMINAL)).limit(1)).first():
+        raise FileInUse("A job that is not finished needs this file.")
+    found.deleted_at = session.scalar(select(func.now()))
+    session.flush()
+    audit.record(session, principal, AuditEvent.FILE_DELETED, resource=("file", file), details={"digest": found.digest})
+    same_bytes = select(File.id).where(File.digest == found.digest, File.deleted_at.is_(None)).limit(1)
+    return None if session.scalars(same_bytes).first() else found.digest

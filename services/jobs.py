@@ -1,0 +1,248 @@
+"""Jobs as their department sees them: submit, look, cancel."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from domain import ids
+from domain.access import Permission, Principal, require
+from domain.audit import AuditEvent
+from domain.ids import IdKind
+from domain.job_requests import FileFacts, JobRequest, resolve
+from domain.jobs import TERMINAL, JobState, check_transition
+from domain.refusals import Invalid, NotFound, OverQuota, UnknownFile
+from models_db.files import File
+from models_db.jobs import Job, JobCheckpoint, JobEvent
+from services import audit, base_models
+from services.doorbell import nudge
+
+# A client that got no answer asks again within this time (the OpenAI client's longest backoff is 8 s, twice).
+RETRY_WINDOW_S = 60
+
+
+@dataclass(frozen=True)
+class JobLimits:
+    """What one department may ask for, and what one job may be."""
+
+    max_unfinished_jobs: int
+    max_total_steps: int
+
+
+def submit(
+    session: Session, principal: Principal, request: JobRequest, *, limits: JobLimits, seed: int, is_retry: bool
+) -> Job:
+    """Enter a job: row, first event and audit in the caller's transaction; the nudge follows its commit.
+
+    seed is used where the request gives none. is_retry says that the client calls this a repetition: the same request
+    by the same key within a minute then answers with the job already made.
+    """
+    require(principal, Permission.JOB_SUBMIT)
+    request_sha256 = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    _serialise_submits(session, principal)
+    if is_retry and (earlier := _earlier(session, principal, request_sha256)):
+        return earlier
+    _check_quota(session, limits)
+    base_model = base_models.get_ready(session, request.model)
+    training = _rows_file(session, request.training_file, "training_file")
+    validation = _optional_file(session, request.validation_file, "validation_file")
+    evaluation = _optional_file(session, request.evaluation_file, "evaluation_file")
+    spec = resolve(
+        request,
+        base_model=base_model.name,
+        base_model_digest=base_model.digest,
+        facts=base_models.facts_of(base_model),
+        training=_facts(training),
+        validation=_facts(validation) if validation else None,
+        evaluation=_facts(evaluation) if evaluation else None,
+        seed=seed if request.seed is None else request.seed,
+        max_total_steps=limits.max_total_steps,
+    )
+    job = Job(
+        department_id=principal.department,
+        state=JobState.VALIDATING_FILES,
+        base_model_id=base_model.id,
+        training_file_id=training.id,
+        validation_file_id=validation.id if validation else None,
+        evaluation_file_id=evaluation.id if evaluation else None,
+        adapter_name=request.adapter_name,
+        suffix=request.suffix,
+        spec=spec.model_dump(mode="json"),
+        hyperparameters=request.chosen_hyperparameters.model_dump(mode="json"),
+        job_metadata=request.metadata or {},
+        request_sha256=request_sha256,
+        submitted_by=principal.id,
+        submitted_by_type=principal.type,
+        submitted_key=principal.key_id,
+    )
+    session.add(job)
+    session.flush()
+    tell(session, job, "Created fine-tuning job.")
+    nudge(session, job)
+    files = [file.id for file in (training, validation, evaluation) if file]
+    audit.record(
+        session,
+        principal,
+        AuditEvent.JOB_SUBMITTED,
+        resource=("job", job.id),
+        refs=[*files, base_model.id],
+        details={"base_model_digest": spec.base_model_digest, "training_digest": spec.data.train},
+    )
+    return job
+
+
+def _serialise_submits(session: Session, principal: Principal) -> None:
+    # Quota and repetition are decided on what is there: two submits of one department must not decide at once.
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"{principal.department}"}
+    )
+
+
+def _earlier(session: Session, principal: Principal, request_sha256: str) -> Job | None:
+    return session.scalars(
+        select(Job)
+        .where(
+            Job.request_sha256 == request_sha256,
+            Job.submitted_key == principal.key_id,
+            Job.created_at > func.now() - func.make_interval(0, 0, 0, 0, 0, 0, RETRY_WINDOW_S),
+        )
+        .order_by(Job.id.desc())
+        .limit(1)
+    ).one_or_none()
+
+
+def _check_quota(session: Session, limits: JobLimits) -> None:
+    unfinished = session.scalar(select(func.count()).select_from(Job).where(Job.state.not_in(TERMINAL))) or 0
+    if unfinished >= limits.max_unfinished_jobs:
+        raise OverQuota(
+            f"The department has {unfinished} unfinished jobs; its limit is {limits.max_unfinished_jobs}."
+            " Wait for one to finish, or cancel one."
+        )
+
+
+def _rows_file(session: Session, file_id: str, param: str) -> File:
+    try:
+        file = session.get(File, ids.parse_id(IdKind.FILE, file_id))
+    except NotFound:
+        file = None
+    if file is None or file.deleted_at is not None:
+        raise UnknownFile("No such file.", param=param)
+    if file.rows is None:
+        raise Invalid("The file was not uploaded with the purpose `fine-tune`.", param=param)
+    return file
+
+
+def _optional_file(session: Session, file_id: str | None, param: str) -> File | None:
+    return None if file_id is None else _rows_file(session, file_id, param)
+
+
+def _facts(file: File) -> FileFacts:
+    return FileFacts(digest=file.digest, rows=file.rows or 0)
+
+
+def get(session: Session, principal: Principal, job: UUID) -> Job:
+    """One job. Raises NotFound."""
+    require(principal, Permission.JOB_READ)
+    return _job(session, job)
+
+
+def _job(session: Session, job: UUID, *, lock: bool = False) -> Job:
+    found = session.get(Job, job, with_for_update=lock)
+    if found is None:
+        raise NotFound("No such fine-tuning job.")
+    return found
+
+
+def list_page(
+    session: Session, principal: Principal, *, after: UUID | None, limit: int, metadata: Mapping[str, str]
+) -> tuple[Sequence[Job], bool]:
+    """A page of the department's jobs, newest first, and whether there are more. metadata: pairs that all must hold."""
+    require(principal, Permission.JOB_READ)
+    statement = select(Job)
+    if after is not None:
+        statement = statement.where(Job.id < after)
+    if metadata:
+        statement = statement.where(Job.job_metadata.contains(dict(metadata)))
+    found = session.scalars(statement.order_by(Job.id.desc()).limit(limit + 1)).all()
+    return found[:limit], len(found) > limit
+
+
+def list_events(
+    session: Session, principal: Principal, job: UUID, *, after: UUID | None, limit: int
+) -> tuple[Sequence[JobEvent], bool]:
+    """A page of a job's events, newest first."""
+    get(session, principal, job)
+    statement = select(JobEvent).where(JobEvent.job_id == job)
+    if after is not None:
+        number = select(JobEvent.number).where(JobEvent.id == after, JobEvent.job_id == job).scalar_subquery()
+        statement = statement.where(JobEvent.number < number)
+    found = session.scalars(statement.order_by(JobEvent.number.desc()).limit(limit + 1)).all()
+    return found[:limit], len(found) > limit
+
+
+def list_checkpoints(
+    session: Session, principal: Principal, job: UUID, *, after: UUID | None, limit: int
+) -> tuple[Sequence[JobCheckpoint], bool]:
+    """A page of a job's checkpoints, newest first."""
+    get(session, principal, job)
+    statement = select(JobCheckpoint).where(JobCheckpoint.job_id == job, JobCheckpoint.rejected_at.is_(None))
+    if after is not None:
+        statement = statement.where(JobCheckpoint.id < after)
+    found = session.scalars(statement.order_by(JobCheckpoint.id.desc()).limit(limit + 1)).all()
+    return found[:limit], len(found) > limit
+
+
+def request_cancel(session: Session, principal: Principal, job: UUID) -> Job:
+    """Cancel a waiting job at once; ask the worker of a running one to stop. Raises AlreadyFinished.
+
+    A finish and a cancel lock the same row: the job never both succeeds and is cancelled.
+    """
+    require(principal, Permission.JOB_CANCEL_OWN)
+    found = _job(session, job, lock=True)
+    if found.submitted_by != principal.id:
+        require(principal, Permission.JOB_CANCEL_ANY)
+    if found.state in TERMINAL:
+        check_transition(JobState(found.state), JobState.CANCELLED)
+    if found.cancel_requested_at is None:
+        found.cancel_requested_at = session.scalar(select(func.now()))
+        audit.record(session, principal, AuditEvent.JOB_CANCEL_REQUESTED, resource=("job", job))
+        if found.state == JobState.RUNNING:
+            tell(session, found, "Cancellation requested; the worker stops at its next heartbeat.")
+        else:
+            close(session, found, JobState.CANCELLED)
+            tell(session, found, "The job was cancelled.")
+            audit.record(session, principal, AuditEvent.JOB_CANCELLED, resource=("job", job))
+    return found
+
+
+def close(session: Session, job: Job, state: JobState) -> None:
+    """Move a locked job into a terminal state. Raises AlreadyFinished or Conflict where the table forbids it."""
+    check_transition(JobState(job.state), state)
+    job.state = state
+    job.finished_at = session.scalar(select(func.now()))
+    job.lease_id = None
+    session.flush()
+
+
+def tell(
+    session: Session,
+    job: Job,
+    message: str,
+    *,
+    level: str = "info",
+    data: Mapping[str, object] | None = None,
+) -> None:
+    """Add a line to the job's story; with data it is a line of metrics."""
+    session.add(
+        JobEvent(
+            department_id=job.department_id,
+            job_id=job.id,
+            level=level,
+            type="metrics" if data else "message",
+            message=message,
+            data=dict(data) if data else None,
+        )
+    )

@@ -1,0 +1,338 @@
+"""The right to run a job: claimed, renewed, and lost. Every side effect of a worker goes through `hold`.
+
+Times are the database's: a worker's clock decides nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from domain import access
+from domain.audit import AuditEvent, Outcome
+from domain.digests import Manifest
+from domain.jobs import MAX_STALLS, JobState, check_transition
+from domain.refusals import LeaseLost
+from domain.runs import RunSpec
+from models_db.departments import Department
+from models_db.jobs import Job, JobCheckpoint, Lease
+from services import audit
+from services.doorbell import nudge
+from services.jobs import close, tell
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """The newest complete checkpoint of a job."""
+
+    checkpoint: UUID
+    epoch: int
+    step: int
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds: the job, the lease, and the epoch that every write must name."""
+
+    job: UUID
+    department: UUID
+    lease: UUID
+    epoch: int
+    spec: RunSpec
+    resume: ResumePoint | None
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job failed, for its department."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The client's `error` object."""
+        return {"code": self.code, "message": self.message, "param": self.param}
+
+
+def candidates(session: Session, limit: int = 20) -> Sequence[tuple[UUID, UUID]]:
+    """(job, department) of queued jobs, in the order to try them, from a platform session."""
+    rows = session.execute(text("SELECT job_id, department_id FROM claimable_jobs(:limit)"), {"limit": limit})
+    return [(row.job_id, row.department_id) for row in rows]
+
+
+def claim(session: Session, job: UUID, *, worker: str, lease_s: float) -> Claim | None:
+    """Take one queued job in its department's session; None where another worker has it or it no longer waits."""
+    found = session.scalars(
+        select(Job).where(Job.id == job, Job.state == JobState.QUEUED).with_for_update(skip_locked=True)
+    ).one_or_none()
+    if found is None:
+        return None
+    lease = Lease(department_id=found.department_id, worker=worker, expires_at=_in(session, lease_s))
+    session.add(lease)
+    session.flush()
+    check_transition(JobState(found.state), JobState.RUNNING)
+    found.state, found.lease_id = JobState.RUNNING, lease.id
+    found.epoch += 1
+    found.stalls += 1
+    found.started_at = found.started_at or lease.acquired_at
+    session.execute(update(Department).where(Department.id == found.department_id).values(served_at=func.now()))
+    resume = _newest_checkpoint(session, job)
+    tell(session, found, f"The job is running{f', from step {resume.step}' if resume else ''}.")
+    audit.record(
+        session,
+        access.system(found.department_id),
+        AuditEvent.JOB_CLAIMED,
+        resource=("job", job),
+        refs=[lease.id],
+        details={"epoch": found.epoch, "worker": worker, "resume_step": resume.step if resume else None},
+    )
+    return Claim(
+        job=job,
+        department=found.department_id,
+        lease=lease.id,
+        epoch=found.epoch,
+        spec=RunSpec.model_validate(found.spec, strict=False),
+        resume=resume,
+    )
+
+
+def _in(session: Session, seconds: float) -> datetime:
+    later: datetime = session.execute(
+        text("SELECT clock_timestamp() + make_interval(secs => :seconds)"), {"seconds": seconds}
+    ).scalar_one()
+    return later
+
+
+def _newest_checkpoint(session: Session, job: UUID) -> ResumePoint | None:
+    found = session.scalars(
+        select(JobCheckpoint)
+        .where(JobCheckpoint.job_id == job, JobCheckpoint.rejected_at.is_(None))
+        .order_by(JobCheckpoint.step.desc(), JobCheckpoint.epoch.desc())
+        .limit(1)
+    ).one_or_none()
+    if found is None:
+        return None
+    manifest = Manifest.model_validate(found.manifest, strict=False)
+    return ResumePoint(checkpoint=found.id, epoch=found.epoch, step=found.step, manifest=manifest)
+
+
+def renew(session: Session, held: Claim, *, lease_s: float) -> bool:
+    """Extend a living lease; whether cancellation was asked for. Raises LeaseLost: kill the ranks, touch nothing."""
+    alive = session.execute(
+        update(Lease)
+        .where(Lease.id == held.lease, Lease.ended_at.is_(None), Lease.expires_at > func.clock_timestamp())
+        .values(expires_at=_in(session, lease_s))
+        .returning(Lease.id)
+    ).one_or_none()
+    if alive is None:
+        raise LeaseLost("The lease has ended.")
+    requested_at = session.execute(
+        select(Job.cancel_requested_at).where(
+            Job.id == held.job, Job.epoch == held.epoch, Job.lease_id == held.lease, Job.state == JobState.RUNNING
+        )
+    ).one_or_none()
+    if requested_at is None:
+        raise LeaseLost("The job is no longer this worker's.")
+    return requested_at[0] is not None
+
+
+def hold(session: Session, held: Claim) -> Job:
+    """Lock the job for a side effect of this claim. Raises LeaseLost when it is not this worker's any more."""
+    found = session.scalars(
+        select(Job)
+        .join(Lease, Lease.id == Job.lease_id)
+        .where(
+            Job.id == held.job,
+            Job.epoch == held.epoch,
+            Job.lease_id == held.lease,
+            Job.state == JobState.RUNNING,
+            Lease.ended_at.is_(None),
+            Lease.expires_at > func.clock_timestamp(),
+        )
+        .with_for_update()
+    ).one_or_none()
+    if found is None:
+        raise LeaseLost("The lease has ended, or the job is no longer this worker's.")
+    return found
+
+
+def record_progress(
+    session: Session, held: Claim, progress: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
+) -> None:
+    """Keep the newest progress on the job, and each of `events` (metrics) as a line of its story."""
+    job = hold(session, held)
+    job.progress = dict(progress)
+    for event in events:
+        tell(session, job, _metrics_line(event), data=event)
+
+
+def _metrics_line(event: Mapping[str, Any]) -> str:
+    loss = event.get("train_loss", event.get("valid_loss"))
+    shown = "" if loss is None else f": {'training' if 'train_loss' in event else 'validation'} loss={loss:.4f}"
+    return f"Step {event.get('step')}/{event.get('total_steps')}{shown}"
+
+
+def record_checkpoint(
+    session: Session, held: Claim, *, step: int, manifest: Manifest, metrics: Mapping[str, Any]
+) -> None:
+    """Enter a checkpoint whose objects are all in storage. The job has made progress: its stalls are forgotten."""
+    job = hold(session, held)
+    checkpoint = JobCheckpoint(
+        department_id=job.department_id,
+        job_id=job.id,
+        epoch=held.epoch,
+        step=step,
+        manifest=manifest.model_dump(mode="json"),
+        metrics=dict(metrics),
+    )
+    session.add(checkpoint)
+    job.stalls = 0
+    session.flush()
+    audit.record(
+        session,
+        access.system(job.department_id),
+        AuditEvent.JOB_CHECKPOINTED,
+        resource=("job", job.id),
+        details={"epoch": held.epoch, "step": step, "digest": manifest.digest},
+    )
+
+
+def reject_checkpoint(session: Session, held: Claim, resume: ResumePoint) -> ResumePoint | None:
+    """A checkpoint's bytes are gone or do not match their digests: never use it again. The one before it, if any."""
+    job = hold(session, held)
+    session.execute(update(JobCheckpoint).where(JobCheckpoint.id == resume.checkpoint).values(rejected_at=func.now()))
+    tell(session, job, f"The checkpoint of step {resume.step} was damaged; an earlier one is used.", level="warn")
+    audit.record(
+        session,
+        access.system(job.department_id),
+        AuditEvent.CHECKPOINT_REJECTED,
+        resource=("job", job.id),
+        outcome=Outcome.FAILURE,
+        details={"step": resume.step, "digest": resume.manifest.digest},
+    )
+    return _newest_checkpoint(session, job.id)
+
+
+def release(session: Session, held: Claim) -> None:
+    """Give the job back unfinished: another worker continues from its newest checkpoint. It counts as no attempt."""
+    job = hold(session, held)
+    job.stalls = max(0, job.stalls - 1)
+    _requeue(session, job, held.lease, "released")
+    audit.record(
+        session,
+        access.system(job.department_id),
+        AuditEvent.JOB_RELEASED,
+        resource=("job", job.id),
+        details={"epoch": held.epoch},
+    )
+
+
+def _requeue(session: Session, job: Job, lease: UUID, reason: str) -> None:
+    end(session, lease, reason)
+    check_transition(JobState(job.state), JobState.QUEUED)
+    job.state, job.lease_id = JobState.QUEUED, None
+    session.flush()
+    tell(session, job, "The job waits for a worker again.")
+    nudge(session, job)
+
+
+def end(session: Session, lease: UUID, reason: str) -> None:
+    """End a lease; renewing it fails from now on."""
+    session.execute(update(Lease).where(Lease.id == lease).values(ended_at=func.now(), end_reason=reason))
+
+
+def retry_or_fail(session: Session, held: Claim, error: JobError) -> None:
+    """The attempt broke without saying why. Try again, unless that was the last of MAX_STALLS without progress."""
+    job = hold(session, held)
+    if job.stalls >= MAX_STALLS:
+        _fail(session, job, held.lease, error)
+        return
+    tell(session, job, f"The attempt ended: {error.message}", level="warn", data=None)
+    _requeue(session, job, held.lease, "failed")
+
+
+def fail(session: Session, held: Claim, error: JobError) -> None:
+    """The job cannot succeed: close it with its reason."""
+    _fail(session, hold(session, held), held.lease, error)
+
+
+def _fail(session: Session, job: Job, lease: UUID, error: JobError) -> None:
+    job.error = dict(error.as_dict())
+    close(session, job, JobState.FAILED)
+    end(session, lease, "failed")
+    tell(session, job, error.message, level="error")
+    audit.record(
+        session,
+        access.system(job.department_id),
+        AuditEvent.JOB_FAILED,
+        resource=("job", job.id),
+        outcome=Outcome.FAILURE,
+        reason=error.code,
+        details={"epoch": job.epoch},
+    )
+
+
+def cancel(session: Session, held: Claim) -> None:
+    """The ranks of a job whose cancellation was asked for are gone: close it."""
+    _cancel(session, hold(session, held), held.lease)
+
+
+def _cancel(session: Session, job: Job, lease: UUID) -> None:
+    close(session, job, JobState.CANCELLED)
+    end(session, lease, "cancelled")
+    tell(session, job, "The job was cancelled.")
+    audit.record(
+        session,
+        access.system(job.department_id),
+        AuditEvent.JOB_CANCELLED,
+        resource=("job", job.id),
+        details={"epoch": job.epoch},
+    )
+
+
+def expired(session: Session) -> Sequence[tuple[UUID, UUID]]:
+    """(job, department) of running jobs whose lease ran out, from a platform session."""
+    rows = session.execute(text("SELECT job_id, department_id FROM expired_leases()"))
+    return [(row.job_id, row.department_id) for row in rows]
+
+
+def expire(session: Session, job: UUID) -> None:
+    """Take a job from a worker that no longer renews: back to the queue, or closed if cancelled or poison."""
+    found = session.scalars(
+        select(Job)
+        .join(Lease, Lease.id == Job.lease_id)
+        .where(Job.id == job, Job.state == JobState.RUNNING, Lease.expires_at < func.clock_timestamp())
+        .with_for_update(of=Job, skip_locked=True)
+    ).one_or_none()
+    if found is None or found.lease_id is None:
+        return
+    lease = found.lease_id
+    audit.record(
+        session,
+        access.system(found.department_id),
+        AuditEvent.LEASE_LOST,
+        resource=("job", job),
+        refs=[lease],
+        outcome=Outcome.FAILURE,
+        details={"epoch": found.epoch, "stalls": found.stalls},
+    )
+    if found.cancel_requested_at is not None:
+        _cancel(session, found, lease)
+    elif found.stalls >= MAX_STALLS:
+        error = JobError("poison_job", f"{MAX_STALLS} workers in a row were lost on this job without any progress.")
+        _fail(session, found, lease, error)
+    else:
+        tell(session, found, "The worker was lost.", level="warn")
+        _requeue(session, found, lease, "expired")
+
+
+def to_nudge(session: Session, older_than_s: float) -> Sequence[tuple[UUID, JobState]]:
+    """(job, state) of those that wait and were not rung for lately, from a platform session."""
+    rows = session.execute(text("SELECT job_id, state FROM jobs_to_nudge(:seconds)"), {"seconds": older_than_s})
+    return [(row.job_id, JobState(row.state)) for row in rows]

@@ -1,0 +1,126 @@
+"""People, and their roles in a department."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from domain.access import Permission, Principal, Role, parse_roles, require
+from domain.audit import AuditEvent
+from domain.refusals import Denied, Invalid, NameTaken, NotFound, SeparationOfDuties
+from models_db.departments import ApiKey, Membership, User
+from services import audit
+
+
+def create_user(session: Session, principal: Principal, *, email: str, name: str) -> User:
+    """Enter a human into the organisation. Raises NameTaken for an e-mail address already there."""
+    require(principal, Permission.USER_CREATE)
+    if email.count("@") != 1 or email != email.strip() or not name.strip():
+        raise Invalid("Give a name and an e-mail address.", param="email")
+    created = session.scalars(
+        insert(User).values(email=email.lower(), name=name.strip()).on_conflict_do_nothing().returning(User)
+    ).one_or_none()
+    if created is None:
+        raise NameTaken("There is a user of that e-mail address.", param="email")
+    audit.record(session, principal, AuditEvent.USER_CREATED, resource=("user", created.id))
+    return created
+
+
+def list_users(session: Session, principal: Principal) -> Sequence[User]:
+    """Everyone in the organisation, for the operator and the auditor; an admin sees the department's own."""
+    require(principal, Permission.USER_READ)
+    statement = select(User).order_by(User.id.desc())
+    if not principal.may(Permission.DEPARTMENT_LIST):
+        statement = statement.join(Membership)
+    return session.scalars(statement).all()
+
+
+def get_user(session: Session, principal: Principal, user: UUID) -> User:
+    """One person. Raises NotFound, also where an admin asks for someone outside the department."""
+    found = next((known for known in list_users(session, principal) if known.id == user), None)
+    if found is None:
+        raise NotFound("No such user.")
+    return found
+
+
+def list_members(session: Session, principal: Principal) -> Sequence[tuple[Membership, User]]:
+    """The department's people and their roles."""
+    require(principal, Permission.MEMBER_READ)
+    present = func.cardinality(Membership.roles) > 0
+    rows = session.execute(select(Membership, User).join(User).where(present).order_by(User.id.desc())).all()
+    return [(membership, user) for membership, user in rows]
+
+
+def get_member(session: Session, principal: Principal, user: UUID) -> tuple[Membership, User]:
+    """One of the department's people. Raises NotFound."""
+    require(principal, Permission.MEMBER_READ)
+    row = session.execute(select(Membership, User).join(User).where(User.id == user)).one_or_none()
+    if row is None:
+        raise NotFound("No such user in this project.")
+    return row[0], row[1]
+
+
+def set_roles(session: Session, principal: Principal, user: UUID, roles: list[str]) -> tuple[Membership, User]:
+    """Give someone roles in the session's department, in place of those they had.
+
+    Nobody changes their own. The operator may name a department's first admin, and no more than that.
+    """
+    wanted = parse_roles(roles)
+    _require_may_set(session, principal, user, wanted)
+    person = session.get(User, user)
+    if person is None:
+        raise NotFound("No such user.")
+    membership = session.get(Membership, (principal.department, user))
+    event = AuditEvent.MEMBER_ADDED if membership is None else AuditEvent.MEMBER_CHANGED
+    before = list(membership.roles) if membership else []
+    if membership is None:
+        membership = Membership(department_id=principal.department, user_id=user, roles=sorted(wanted))
+        session.add(membership)
+    elif _last_admin(session, user) and Role.DEPARTMENT_ADMIN not in wanted:
+        raise Denied("The department would be left without an admin.")
+    else:
+        membership.roles = sorted(wanted)
+    session.flush()
+    audit.record(
+        session, principal, event, resource=("user", user), details={"before": before, "after": sorted(wanted)}
+    )
+    return membership, person
+
+
+def _require_may_set(session: Session, principal: Principal, user: UUID, wanted: frozenset[Role]) -> None:
+    if principal.id == user:
+        raise SeparationOfDuties("Nobody changes their own roles.")
+    if principal.may(Permission.MEMBER_MANAGE):
+        return
+    require(principal, Permission.MEMBER_NAME_FIRST_ADMIN)
+    if wanted != {Role.DEPARTMENT_ADMIN} or _admins(session):
+        raise Denied("The operator names a department's first admin; its admins do the rest.")
+
+
+def remove(session: Session, principal: Principal, user: UUID) -> None:
+    """Take someone out of the department and revoke their keys in it. The last admin stays."""
+    require(principal, Permission.MEMBER_MANAGE)
+    membership, _person = get_member(session, principal, user)
+    if principal.id == user or _last_admin(session, user):
+        raise Denied("The department's last admin, and oneself, cannot be removed.")
+    before = list(membership.roles)
+    keys = session.scalars(select(ApiKey).where(ApiKey.user_id == user)).all()
+    for key in keys:
+        key.revoked_at = key.revoked_at or session.scalar(select(func.now()))
+    if keys:
+        # Keys point at the membership: it stays, without a role, so that their history stays too.
+        membership.roles = []
+    else:
+        session.delete(membership)
+    audit.record(session, principal, AuditEvent.MEMBER_REMOVED, resource=("user", user), details={"before": before})
+
+
+def _admins(session: Session) -> set[UUID]:
+    found = session.scalars(select(Membership.user_id).where(Membership.roles.contains([Role.DEPARTMENT_ADMIN])))
+    return set(found)
+
+
+def _last_admin(session: Session, user: UUID) -> bool:
+    return _admins(session) == {user}

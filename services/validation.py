@@ -1,0 +1,95 @@
+"""The step before the queue: what a job's files come to under its base model's tokenizer."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from domain import access
+from domain.audit import AuditEvent, Outcome
+from domain.digests import Manifest
+from domain.jobs import JobState, check_transition
+from domain.plans import InspectReport
+from domain.runs import RunSpec
+from models_db.base_models import BaseModel
+from models_db.jobs import Job
+from services import audit
+from services.base_models import manifest_of
+from services.doorbell import nudge
+from services.jobs import close, tell
+from services.leases import JobError
+
+
+@dataclass(frozen=True)
+class ValidationWork:
+    """What a validator needs: the job's specification, and the files of its base model."""
+
+    job: UUID
+    department: UUID
+    spec: RunSpec
+    base_model: Manifest
+
+
+def department_of(session: Session, job: UUID) -> UUID | None:
+    """Which department a message's job belongs to, from a platform session; None for no such job."""
+    return session.execute(text("SELECT job_department(:job)"), {"job": job}).scalar_one_or_none()
+
+
+def load(session: Session, job: UUID) -> ValidationWork | None:
+    """The work, or None where someone has done it. Validating twice is harmless: the first result counts."""
+    found = session.get(Job, job)
+    if found is None or found.state != JobState.VALIDATING_FILES:
+        return None
+    return ValidationWork(
+        job=job,
+        department=found.department_id,
+        spec=RunSpec.model_validate(found.spec, strict=False),
+        base_model=manifest_of(session.get_one(BaseModel, found.base_model_id)),
+    )
+
+
+def accept(session: Session, job: UUID, report: InspectReport) -> None:
+    """The files can be trained on: the job queues. Nothing happens when it no longer waits for this."""
+    found = _waiting(session, job)
+    if found is None:
+        return
+    check_transition(JobState(found.state), JobState.QUEUED)
+    found.inspection = report.model_dump(mode="json", exclude={"files": {"__all__": {"preview"}}})
+    found.state = JobState.QUEUED
+    session.flush()
+    for file in report.files:
+        if file.too_long_rows:
+            tell(
+                session, found, f"{file.too_long_rows} rows of {file.file} are too long and are left out.", level="warn"
+            )
+    tell(session, found, "Files validated; the job is queued.")
+    nudge(session, found)
+    _record(session, found, AuditEvent.JOB_VALIDATED, reason=None)
+
+
+def refuse(session: Session, job: UUID, error: JobError) -> None:
+    """The files cannot be trained on: the job fails with the first reason."""
+    found = _waiting(session, job)
+    if found is None:
+        return
+    found.error = dict(error.as_dict())
+    close(session, found, JobState.FAILED)
+    tell(session, found, error.message, level="error")
+    _record(session, found, AuditEvent.JOB_FAILED, reason=error.code)
+
+
+def _waiting(session: Session, job: UUID) -> Job | None:
+    found = session.get(Job, job, with_for_update=True)
+    return found if found is not None and found.state == JobState.VALIDATING_FILES else None
+
+
+def _record(session: Session, job: Job, event: AuditEvent, *, reason: str | None) -> None:
+    audit.record(
+        session,
+        access.system(job.department_id),
+        event,
+        resource=("job", job.id),
+        outcome=Outcome.FAILURE if reason else Outcome.SUCCESS,
+        reason=reason,
+    )
