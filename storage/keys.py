@@ -1,0 +1,53 @@
+"""Where an object lives. A key is of a department, or of a base model, or it cannot be built."""
+
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+from domain.digests import Digest
+
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_NAME = r"\w[\w.+-]*(/\w[\w.+-]*)*"
+_PATH = re.compile(
+    rf"departments/{_UUID}/(blobs/[0-9a-f]{{64}}|checkpoints/{_UUID}/[0-9]+/[0-9]+/{_NAME})|base_models/[0-9a-f]{{64}}",
+    re.ASCII,
+)
+# S3's own limit, in bytes of UTF-8; a key here is ASCII.
+_MAX_PATH_CHARACTERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The path of one object. Every path is one of the three forms below; any other is a ValueError.
+
+    A blob's key has its department in it, so that equal files of two departments are two objects: a shared one
+    would tell a department what another has, and could not be erased for one of them alone.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if len(self.path) > _MAX_PATH_CHARACTERS or not _PATH.fullmatch(self.path):
+            raise ValueError(f"not the path of an object: {self.path[:80]!r}")
+
+    @classmethod
+    def blob(cls, department: UUID, digest: Digest) -> "Key":
+        """A department's file or a file of its adapters, named by its content."""
+        return cls(f"departments/{department}/blobs/{_hex(digest)}")
+
+    @classmethod
+    def checkpoint(cls, department: UUID, job: UUID, *, epoch: int, step: int, name: str) -> "Key":
+        """One file of a checkpoint. `epoch` is the lease's fencing epoch: two workers never write the same key."""
+        return cls(f"departments/{department}/checkpoints/{job}/{epoch}/{step}/{name}")
+
+    @classmethod
+    def base_model(cls, digest: Digest) -> "Key":
+        """A file of one of the platform's base models: the one kind of object that is no department's."""
+        return cls(f"base_models/{_hex(digest)}")
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def _hex(digest: Digest) -> str:
+    return digest.removeprefix("sha256:")
