@@ -201,11 +201,11 @@ def base_learning_rate(hidden_size: int) -> float:
     """The peak learning rate that a multiplier of 1 means: narrower models bear higher rates.
 
     A power of the width through two points: 1e-3 at 576 (measured with SmolLM2-135M) and 2e-4 at 4096
-    (Dettmers et al. 2023, arXiv:2305.14314, for 7 B models).
+    (Dettmers et al. 2023, arXiv:2305.14314, for 7 B models); not extrapolated to narrower ones.
     """
     narrow, wide = (576, 1e-3), (4096, 2e-4)
     exponent = math.log(wide[1] / narrow[1]) / math.log(wide[0] / narrow[0])
-    return float(narrow[1] * (hidden_size / narrow[0]) ** exponent)
+    return float(narrow[1] * (max(hidden_size, narrow[0]) / narrow[0]) ** exponent)
 
 
 def _method(lora: LoraRequest, facts: BaseModelFacts) -> LoraMethod:

@@ -221,9 +221,9 @@ def request_cancel(session: Session, principal: Principal, job: UUID) -> Job:
 def close(session: Session, job: Job, state: JobState) -> None:
     """Move a locked job into a terminal state. Raises AlreadyFinished or Conflict where the table forbids it."""
     check_transition(JobState(job.state), state)
-    job.state = state
-    job.finished_at = session.scalar(select(func.now()))
-    job.lease_id = None
+    # Asked for first: a query writes what was assigned so far, and half of this is not a state a job may be in.
+    now = session.scalar(select(func.now()))
+    job.state, job.finished_at, job.lease_id = state, now, None
     session.flush()
 
 
