@@ -8,6 +8,8 @@ import importlib
 import os
 import sys
 
+from engine.parent import die_with_parent
+
 COMMANDS = {
     "train": "engine.train",
     "evaluate": "engine.evaluate",
@@ -29,6 +31,8 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         sys.stderr.write(f"usage: python -m engine {'|'.join(COMMANDS)} ...\n")
         return 2
+    # Before the imports, which take seconds in which the parent may end.
+    die_with_parent()
     os.environ.update(OFFLINE)
     status: int = importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
     return status
