@@ -1,8 +1,12 @@
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+
+from runtime.embedded import EmbeddedServices
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,3 +19,13 @@ def smollm2_folder() -> Path:
     if not folder.exists():
         subprocess.run(command, cwd=ROOT, check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[EmbeddedServices]:
+    """The real servers, shared by all tests of a session: a test makes its own database, queue or department in them."""
+    with TemporaryDirectory(prefix="tsugiki-tests-") as folder:
+        # pytest's own folders are closed to user nobody, whom PostgreSQL runs as when we are root.
+        Path(folder).chmod(0o711)
+        with EmbeddedServices(Path(folder) / "services", durable=False) as services:
+            yield services
