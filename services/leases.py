@@ -18,9 +18,11 @@ from domain.digests import Manifest
 from domain.jobs import MAX_STALLS, JobState, check_transition
 from domain.refusals import LeaseLost
 from domain.runs import RunSpec
+from models_db.base_models import BaseModel
 from models_db.departments import Department
 from models_db.jobs import Job, JobCheckpoint, Lease
 from services import audit
+from services.base_models import manifest_of
 from services.doorbell import nudge
 from services.jobs import close, tell
 
@@ -37,13 +39,14 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker holds: the job, the lease, and the epoch that every write must name."""
+    """What a worker holds: the job, the lease, the epoch that every write must name, and what to fetch."""
 
     job: UUID
     department: UUID
     lease: UUID
     epoch: int
     spec: RunSpec
+    base_model: Manifest
     resume: ResumePoint | None
 
 
@@ -98,6 +101,7 @@ def claim(session: Session, job: UUID, *, worker: str, lease_s: float) -> Claim 
         lease=lease.id,
         epoch=found.epoch,
         spec=RunSpec.model_validate(found.spec, strict=False),
+        base_model=manifest_of(session.get_one(BaseModel, found.base_model_id)),
         resume=resume,
     )
 
