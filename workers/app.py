@@ -1,0 +1,63 @@
+"""The Celery application of workers: `celery -A workers.app worker`. All Celery oddity lives here and in runtime.queue.
+
+The environment such a worker is started with stays readable to its ranks: `python -m workers.main` starts one without.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+from celery import signals
+
+from runtime import logs, wiring
+from runtime.queue import SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK
+from runtime.settings import load
+from workers.sweeper import sweep
+from workers.training import Worker
+from workers.validation import validate
+
+log = logging.getLogger(__name__)
+
+settings = load()
+logs.configure(settings.log_level)
+runtime = wiring.build(settings)
+app = runtime.queue
+# One process, one thing at a time: the ranks are processes of their own, and must be started by its main thread.
+app.conf.worker_pool = "solo"
+worker = Worker(runtime, f"{socket.gethostname()}:{os.getpid()}", threading.Event())
+
+
+def train(_job_id: str) -> None:
+    """There is work: do it until there is none. Which job rang is no matter."""
+    while worker.run_next():
+        pass
+
+
+def _task(name: str, work: Callable[..., None]) -> None:
+    def run(*arguments: str) -> None:
+        try:
+            work(*arguments)
+        except Exception:
+            # The edge: a message that fails is spent, and the worker goes on. The sweeper rings again.
+            log.exception("%s %s failed", name, " ".join(arguments))
+
+    app.task(run, name=name)
+
+
+_task(TRAIN_TASK, train)
+_task(VALIDATE_TASK, lambda job_id: validate(runtime, UUID(job_id)))
+_task(SWEEP_TASK, lambda: sweep(runtime))
+
+
+def _on_shutdown(how: str, **_about: object) -> None:
+    # Celery's warm shutdown waits for the running task: it must hear of it. Asked again, or not kindly, it is killed,
+    # and the kernel kills its ranks.
+    if how == "Cold" or worker.stop.is_set():
+        os._exit(1)
+    worker.stop.set()
+
+
+signals.worker_shutting_down.connect(_on_shutdown)

@@ -1,0 +1,110 @@
+"""What a run tells while it trains: read from its file, passed on to its job in measured portions."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
+from domain.plans import ProgressRecord
+from runtime.wiring import Runtime
+from services import leases
+from services.leases import Claim
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 2.0
+# A long run does not fill the database: so many steps of it become events.
+MAX_TRAIN_EVENTS = 200
+SHOWN = ("step", "total_steps", "loss", "token_accuracy", "learning_rate", "trained_tokens", "tokens_per_s", "eta_s")
+
+Metrics = dict[str, float | int]
+
+
+class ProgressFile:
+    """A file of ProgressRecords that grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def read_new(self) -> Iterator[ProgressRecord]:
+        """The records of the complete lines since the last time."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as stream:
+            stream.seek(self._offset)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                try:
+                    yield ProgressRecord.model_validate_json(line)
+                except ValidationError:
+                    log.warning("a line of %s is no progress record", self._path.name)
+
+
+class ProgressReport:
+    """Passes a run's progress on: the newest line every two seconds, and a bounded number of metrics events."""
+
+    def __init__(self, runtime: Runtime, held: Claim, path: Path) -> None:
+        self._runtime, self._held, self._file = runtime, held, ProgressFile(path)
+        self._every_steps = math.ceil(held.spec.total_steps / MAX_TRAIN_EVENTS)
+        self._newest: dict[str, object] = {}
+        self._events: list[Metrics] = []
+        self._changed, self._sent_at = False, 0.0
+        # The figures a checkpoint is shown with: of the last training step and the last validation.
+        self.metrics: Metrics = {}
+
+    def follow(self) -> bool:
+        """Read what is new, and pass it on when it is time. Whether there was anything new. Raises LeaseLost."""
+        records = list(self._file.read_new())
+        for record in records:
+            self._take(record)
+        if self._changed and time.monotonic() - self._sent_at >= EVERY_S:
+            self.send()
+        return bool(records)
+
+    def _take(self, record: ProgressRecord) -> None:
+        shown = record.model_dump(mode="json", include=set(SHOWN), exclude_none=True)
+        self._changed = True
+        if record.kind == "phase":
+            self._newest |= {"phase": record.message, "step": record.step, "total_steps": record.total_steps}
+        elif record.kind == "train":
+            self._newest |= shown
+        if (metrics := metrics_of(record)) is None:
+            return
+        self.metrics |= metrics
+        if record.kind == "validation" or record.step % self._every_steps == 0 or record.step == record.total_steps:
+            self._events.append(metrics)
+
+    def send(self) -> None:
+        """Pass on what has not been yet. A database that is away costs lines of a story, never the run."""
+        if not self._changed:
+            return
+        self._sent_at = time.monotonic()
+        try:
+            with self._runtime.department(self._held.department) as session:
+                leases.record_progress(session, self._held, self._newest, self._events)
+        except SQLAlchemyError as error:
+            log.warning("job %s: progress could not be recorded (%s)", self._held.job, type(error).__name__)
+            return
+        self._changed, self._events = False, []
+
+
+def metrics_of(record: ProgressRecord) -> Metrics | None:
+    """A training step or a validation in the words of the client's checkpoint metrics; None for other records."""
+    if record.kind not in {"train", "validation"}:
+        return None
+    prefix = "train" if record.kind == "train" else "valid"
+    figures = {
+        "step": record.step,
+        "total_steps": record.total_steps,
+        f"{prefix}_loss": record.loss,
+        f"{prefix}_mean_token_accuracy": record.token_accuracy,
+        "learning_rate": record.learning_rate,
+        "tokens_per_s": record.tokens_per_s,
+    }
+    return {name: value for name, value in figures.items() if value is not None}

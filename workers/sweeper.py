@@ -1,0 +1,30 @@
+"""What makes the queue dispensable: leases that ran out are ended, and waiting jobs are rung for again."""
+
+import logging
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from domain.refusals import Refusal
+from runtime.queue import ring
+from runtime.wiring import Runtime
+from services import leases
+from services.doorbell import Nudge
+
+log = logging.getLogger(__name__)
+
+
+def sweep(runtime: Runtime) -> None:
+    """Sweep once. Any number may do so at a time: a job is taken from a lost worker once, and rung for by one."""
+    with runtime.platform() as session:
+        expired = leases.expired(session)
+    for job, department in expired:
+        try:
+            with runtime.department(department) as session:
+                leases.expire(session, job)
+        except (SQLAlchemyError, Refusal):
+            # The next sweep finds it again; the others are not to wait for it.
+            log.exception("job %s: its lost worker could not be swept", job)
+    with runtime.platform() as session:
+        waiting = leases.to_nudge(session, runtime.settings.nudge_after_s)
+    for job, state in waiting:
+        ring(runtime.queue, Nudge(job=job, state=state))

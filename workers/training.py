@@ -1,0 +1,89 @@
+"""The train worker's work: claim the next job, attempt it, write down how it ended."""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from domain.refusals import LeaseLost
+from runtime.wiring import Runtime
+from services import leases
+from services.leases import Claim
+from workers import verdicts
+from workers.attempt import Attempt
+from workers.engine_process import Launcher
+from workers.fence import Fence
+from workers.patience import StopAsked
+from workers.scratch import scratch_folder
+from workers.verdicts import Ended, Verdict
+
+log = logging.getLogger(__name__)
+
+DATABASE_RETRY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process that trains. When `stop` is set, its run writes a checkpoint and goes back to the queue."""
+
+    runtime: Runtime
+    name: str
+    stop: threading.Event
+    launcher: Launcher = field(default_factory=Launcher)
+
+    def run_next(self) -> bool:
+        """Run the next job that nobody else takes; whether there was one. From the main thread only."""
+        with self.runtime.platform() as session:
+            waiting = leases.candidates(session)
+        for job, department in waiting:
+            if self.stop.is_set():
+                return False
+            claimed_at = time.monotonic()
+            with self.runtime.department(department) as session:
+                held = leases.claim(session, job, worker=self.name, lease_s=self.runtime.settings.lease_s)
+            if held is not None:
+                with Fence(self.runtime, held, claimed_at=claimed_at) as fence:
+                    self._run(held, fence)
+                return True
+        return False
+
+    def _run(self, held: Claim, fence: Fence) -> None:
+        log.info("job %s: claimed, epoch %d, step %d", held.job, held.epoch, held.resume.step if held.resume else 0)
+        try:
+            with scratch_folder(self.runtime.settings.work_dir, held.job.hex) as folder:
+                verdict = self._attempt(held, fence, folder)
+            self._write_down(held, fence, verdict)
+        except LeaseLost:
+            # Whoever holds the job now decides.
+            log.warning("job %s: epoch %d ended without the lease; nothing is written", held.job, held.epoch)
+
+    def _attempt(self, held: Claim, fence: Fence, folder: Path) -> Verdict:
+        attempt = Attempt(self.runtime, held, fence, stop=self.stop, launcher=self.launcher, folder=folder)
+        try:
+            return attempt.run()
+        except LeaseLost:
+            raise
+        except Ended as ended:
+            return ended.verdict
+        except StopAsked:
+            return verdicts.cancelled(held) if fence.cancel_asked else verdicts.released(held)
+        except Exception as error:
+            # The edge: whatever is wrong with one job, the worker goes on.
+            log.warning("job %s: the attempt failed", held.job, exc_info=error)
+            return verdicts.of_error(held, error)
+
+    def _write_down(self, held: Claim, fence: Fence, verdict: Verdict) -> None:
+        while True:
+            fence.check()
+            try:
+                with self.runtime.department(held.department) as session:
+                    verdict(session)
+            except (OperationalError, InterfaceError) as error:
+                # If the commit's answer alone was lost, the next try finds the lease ended, which is the truth.
+                log.warning("job %s: its end could not be written yet (%s)", held.job, type(error).__name__)
+                fence.pause(DATABASE_RETRY_S)
+            else:
+                return
