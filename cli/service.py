@@ -1,0 +1,117 @@
+"""`tsugiki up`, and its parts for a deployment: the one module of the command line that starts services."""
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from runtime import installation, service
+from runtime.embedded.data_directory import write_private
+from runtime.embedded.errors import EmbeddedError
+from runtime.processes import ChildEnded
+from runtime.settings import Settings, load
+
+console = Console(stderr=True)
+
+
+class WorkerKind(StrEnum):
+    """What a worker process does."""
+
+    TRAIN = "train"
+    VALIDATE = "validate"
+
+
+def up(
+    directory: Annotated[Path, typer.Option("--dir", help="Where all data of the service live.")] = Path(".tsugiki"),
+    *,
+    host: Annotated[str, typer.Option(help="Address the API listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the API; 0 takes a free one.", min=0, max=65535)] = 8000,
+    workers: Annotated[int, typer.Option(help="Training workers.", min=1, max=64)] = 1,
+) -> None:
+    """Start PostgreSQL, Valkey, SeaweedFS, migrations, API, workers and beat; Ctrl-C stops all."""
+    console.print(f"Starting Tsugiki on {directory} …")
+    try:
+        service.up(directory, host=host, port=port, workers=workers, announce=lambda url: _say_where(directory, url))
+    except (EmbeddedError, ChildEnded, OSError) as error:
+        _refuse(str(error))
+    except ValidationError as error:
+        _refuse_settings(error)
+    console.print("Stopped.")
+
+
+def _say_where(directory: Path, base_url: str) -> None:
+    console.print(f"[bold green]Tsugiki answers at {base_url}[/]")
+    console.print(f"  docs      {base_url.removesuffix('/v1')}/docs")
+    console.print(f"  keys      {directory / 'endpoint.json'}")
+    console.print(f"  logs      {directory / 'logs'}")
+
+
+def api() -> None:
+    """Serve the API against the PostgreSQL, broker and S3 of the settings."""
+    settings = _load()
+    arguments = ["--host", settings.host, "--port", str(settings.port), "--no-access-log"]
+    _become("uvicorn", "--factory", "api.main:create", *arguments)
+
+
+def worker(kind: Annotated[WorkerKind, typer.Argument(help="Train adapters, or validate jobs' files.")]) -> None:
+    """Run one worker against the PostgreSQL, broker and S3 of the settings."""
+    _load()
+    _become("workers.main", kind.value)
+
+
+def beat() -> None:
+    """Ring for the sweeper at its interval; one is enough for an installation."""
+    _load()
+    _become("workers.main", "beat")
+
+
+def migrate(
+    keys_file: Annotated[
+        Path | None, typer.Option(help="Write a new installation's two keys here (0600) instead of printing them.")
+    ] = None,
+) -> None:
+    """Bring schema and bucket up to date; a new installation's operator's and auditor's keys are shown once."""
+    try:
+        made = installation.prepare(_load())
+    except ValueError as error:
+        _refuse(str(error))
+    if made is None:
+        console.print("The installation is up to date.")
+        return
+    keys = json.dumps({"admin_key": made.operator, "auditor_key": made.auditor}, indent=2)
+    if keys_file is None:
+        # The one time that these are shown; standard output, so that a script can take them.
+        sys.stdout.write(keys + "\n")
+    else:
+        write_private(keys_file, keys)
+        console.print(f"The operator's and the auditor's keys are in {keys_file}.")
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    """Run a module in place of this process: signals reach it, and its exit status is ours."""
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell
+
+
+def _load() -> Settings:
+    try:
+        return load()
+    except ValidationError as error:
+        _refuse_settings(error)
+
+
+def _refuse_settings(error: ValidationError) -> NoReturn:
+    for item in error.errors(include_url=False, include_input=False):
+        name = "_".join(str(part) for part in item["loc"]).upper()
+        console.print(f"[red]Setting TSUGIKI_{name}: {item['msg']}[/]")
+    raise typer.Exit(1)
+
+
+def _refuse(message: str) -> NoReturn:
+    console.print(f"[red]{message}[/]", highlight=False)
+    raise typer.Exit(1)
