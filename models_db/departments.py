@@ -63,6 +63,10 @@ class ApiKey(Table):
     __tablename__ = "api_keys"
     __table_args__ = (
         ForeignKeyConstraint(["department_id", "user_id"], ["memberships.department_id", "memberships.user_id"]),
+        # Beside the column's own key, which also checks the platform's keys: those have no department.
+        ForeignKeyConstraint(
+            ["department_id", "service_account_id"], ["service_accounts.department_id", "service_accounts.id"]
+        ),
         CheckConstraint("(user_id IS NULL) <> (service_account_id IS NULL)", name="one_owner"),
         CheckConstraint("user_id IS NULL OR department_id IS NOT NULL", name="user_in_department"),
         Index("ix_api_keys_department_id_id", "department_id", "id"),

@@ -246,6 +246,11 @@ def create_tables() -> None:
             ["memberships.department_id", "memberships.user_id"],
             name=op.f("fk_api_keys_department_id_user_id"),
         ),
+        sa.ForeignKeyConstraint(
+            ["department_id", "service_account_id"],
+            ["service_accounts.department_id", "service_accounts.id"],
+            name=op.f("fk_api_keys_department_id_service_account_id"),
+        ),
         sa.ForeignKeyConstraint(["department_id"], ["departments.id"], name=op.f("fk_api_keys_department_id")),
         sa.ForeignKeyConstraint(
             ["service_account_id"], ["service_accounts.id"], name=op.f("fk_api_keys_service_account_id")
