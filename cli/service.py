@@ -13,7 +13,7 @@ from rich.console import Console
 
 from runtime import installation, service
 from runtime.embedded.data_directory import write_private
-from runtime.embedded.errors import EmbeddedError
+from runtime.embedded.errors import EmbeddedServicesError
 from runtime.processes import ChildEnded
 from runtime.settings import Settings, load
 
@@ -38,7 +38,7 @@ def up(
     console.print(f"Starting Tsugiki on {directory} …")
     try:
         service.up(directory, host=host, port=port, workers=workers, announce=lambda url: _say_where(directory, url))
-    except (EmbeddedError, ChildEnded, OSError) as error:
+    except (EmbeddedServicesError, ChildEnded, OSError) as error:
         _refuse(str(error))
     except ValidationError as error:
         _refuse_settings(error)

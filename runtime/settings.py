@@ -77,7 +77,7 @@ def load() -> Settings:
     """The settings of this process: from the inherited file where there is one, else from the environment."""
     handed_over = os.environ.get(_SETTINGS_FD)
     if handed_over is None:
-        return Settings()  # type: ignore[call-arg]  # the environment gives the fields without a default
+        return Settings()
     with os.fdopen(os.dup(int(handed_over)), "rb") as stream:
         stream.seek(0)
         return Settings.model_validate_json(stream.read())
