@@ -10,15 +10,19 @@ import importlib.resources
 import itertools
 import json
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-import simple_icd_10_cm
-
 from cli.sentence_templates import Part, SlotOf, Speaker, Spoken, parse
+
+with warnings.catch_warnings():
+    # It reads its data through an importlib.resources function that Python 3.11 calls deprecated.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import simple_icd_10_cm
 
 # Two prompts that share so many of their words say the same thing.
 NEAR_DUPLICATE_JACCARD = 0.7

@@ -97,6 +97,8 @@ def _group(text: str, start: int, closing: str) -> tuple[Part, int]:
 
 def _item(text: str, at: int) -> tuple[Part, int]:
     opening = text[at]
+    if opening in ")]>}":
+        raise ValueError(f"{opening} closes nothing: {text}")
     if opening in "<{":
         end = text.index(_CLOSING[opening], at)
         name = text[at + 1 : end]
