@@ -18,6 +18,7 @@ from engine.chat import ChatTokenizer
 from engine.checkpoints import read_manifest, restore, write_checkpoint
 from engine.distributed import Ranks
 from engine.failures import RunFailed
+from engine.items import LoadedBase
 from engine.machine import peak_memory_bytes, versions
 from engine.optimiser import build_optimiser, learning_rate_at
 from engine.randomness import seed_everything
@@ -59,12 +60,13 @@ class Run:
     @classmethod
     @contextmanager
     def prepare(
-        cls, plan: RunPlan, inputs: Path, compute: Compute, *, base: BaseModel, chat: ChatTokenizer, ranks: Ranks
+        cls, plan: RunPlan, inputs: Path, compute: Compute, *, loaded: LoadedBase, ranks: Ranks
     ) -> Iterator["Run"]:
         """Read the rows, put an adapter on the base and, to resume, set everything to the checkpoint's state."""
-        spec, folder = plan.spec, inputs / plan.run
+        spec, folder, base = plan.spec, inputs / plan.run, loaded.base
         manifest = read_manifest(folder / "checkpoint", plan, compute) if plan.resume_step else None
-        rows = _load_rows(plan, folder, chat)
+        rows = _load_rows(plan, folder, loaded.chat)
+        base.attend_to(max(len(row.ids) for row in rows.train))
         # The same weights on every rank, then draws of its own for dropout.
         seed_everything(spec.seed)
         with adapter_on(base, spec.method) as adapter:
@@ -127,8 +129,13 @@ class Run:
 
     def validate(self) -> dict[str, Any]:
         """Measure the loss over all validation rows; the figures as ProgressRecord's fields."""
-        self.last_validation = measure_loss(self._step(), self.rows.validation)
-        measure = self.last_validation
+        measure = self.last_validation = measure_loss(
+            self.adapter.network,
+            self.base,
+            self.rows.validation,
+            ranks=self.ranks,
+            micro_batch_tokens=self.compute.micro_batch_tokens,
+        )
         return {"step": self.step, "loss": measure.loss, "token_accuracy": measure.token_accuracy}
 
     def checkpoint(self, checkpoints: Path) -> int:

@@ -82,19 +82,23 @@ def _backward(step: Step, portion: Sequence[TokenisedRow], scale: float) -> tupl
     return loss.item(), correct.item()
 
 
-def measure_loss(step: Step, rows: Sequence[TokenisedRow]) -> Measure:
-    """The mean loss over rows, without dropout. Collective; the network trains on afterwards."""
-    mine = portions(share_of(rows, step.ranks.rank, step.ranks.world_size), MEASURING_FACTOR * step.micro_batch_tokens)
+def measure_loss(
+    network: nn.Module, base: BaseModel, rows: Sequence[TokenisedRow], *, ranks: Ranks, micro_batch_tokens: int
+) -> Measure:
+    """The mean loss over rows, without dropout. Collective.
+
+    `network` is not DDP's wrapper: the ranks may run unequally often.
+    """
+    mine = portions(share_of(rows, ranks.rank, ranks.world_size), MEASURING_FACTOR * micro_batch_tokens)
     summed = correct = 0.0
-    # The bare network: with DDP's wrapper every rank would have to run equally many portions.
-    network = getattr(step.network, "module", step.network)
+    trained = network.training
     network.eval()
     with torch.inference_mode():
         for portion in mine:
-            loss, right = loss_sum(network, step.base, collate(portion, step.base.device))
+            loss, right = loss_sum(network, base, collate(portion, base.device))
             summed, correct = summed + loss.item(), correct + right.item()
-    network.train()
-    return _measure(step.ranks, summed, correct, sum(row.supervised_tokens for row in rows))
+    network.train(trained)
+    return _measure(ranks, summed, correct, sum(row.supervised_tokens for row in rows))
 
 
 def _measure(ranks: Ranks, loss: float, correct: float, supervised_tokens: int) -> Measure:

@@ -4,23 +4,17 @@
 """
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from domain.plans import Compute, RunPlan, RunStopped, TrainPlan
 from engine.atomic import write_json
-from engine.base_model import BaseModel, load_base_model, resolve
-from engine.chat import ChatTokenizer
+from engine.base_model import resolve
 from engine.control import Control
 from engine.distributed import Ranks, open_ranks
-from engine.failures import RunFailed, record_failure
+from engine.items import LoadedBase, work_through
 from engine.progress import Progress
-from engine.rows import load_chat
 from engine.run import Run
-
-log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,29 +38,19 @@ class Training:
         self._control = Control(out / "control.jsonl", ranks)
 
     def run_all(self) -> int:
-        """Train each run; one that fails on all ranks alike leaves the others unharmed."""
+        """Train each run; the exit status."""
         self._control.listen()
-        try:
-            chat = load_chat(self._inputs / "base_model")
-            base = load_base_model(self._inputs / "base_model", self._compute.precision, self._ranks.device)
-        except Exception as error:  # noqa: BLE001 - the edge: every run gets its failure.json
-            for plan in self._plan.runs:
-                record_failure(self._out / plan.run, error)
-            return 0 if isinstance(error, RunFailed) else 1
-        for plan in self._plan.runs:
-            try:
-                self._train_run(plan, base, chat)
-            except RunFailed as failure:
-                if self._ranks.leads:
-                    record_failure(self._out / plan.run, failure)
-            except Exception as error:  # noqa: BLE001 - the edge: a run's failure must not be silent
-                record_failure(self._out / plan.run, error)
-                # The peers do not know; only the end of this process tells them.
-                if self._ranks.world_size > 1:
-                    return 1
-        return 0
+        plans = {plan.run: plan for plan in self._plan.runs}
 
-    def _train_run(self, plan: RunPlan, base: BaseModel, chat: ChatTokenizer) -> None:
+        def train(loaded: LoadedBase, run: str) -> None:
+            self._train_run(plans[run], loaded)
+
+        return work_through(list(plans), self._out, self._ranks, load=self._load_base, work=train)
+
+    def _load_base(self) -> LoadedBase:
+        return LoadedBase.load(self._inputs / "base_model", self._compute.precision, self._ranks.device)
+
+    def _train_run(self, plan: RunPlan, loaded: LoadedBase) -> None:
         out, total_steps = self._out / plan.run, plan.spec.total_steps
         with Progress(out / "progress.jsonl", plan.run, total_steps, writes=self._ranks.leads) as progress:
             first_step = plan.resume_step or 0
@@ -74,7 +58,7 @@ class Training:
                 self._report_stopped(plan, first_step)
                 return
             progress.record("phase", first_step, message="preparing")
-            with Run.prepare(plan, self._inputs, self._compute, base=base, chat=chat, ranks=self._ranks) as run:
+            with Run.prepare(plan, self._inputs, self._compute, loaded=loaded, ranks=self._ranks) as run:
                 progress.record("phase", first_step, message="training")
                 self._train(run, progress)
 
@@ -115,7 +99,3 @@ class Training:
         if self._ranks.leads:
             (self._out / plan.run).mkdir(parents=True, exist_ok=True)
             write_json(self._out / plan.run / "stopped.json", RunStopped(run=plan.run, step=step))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
