@@ -23,7 +23,7 @@ def smollm2_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[EmbeddedServices]:
-    """The real servers, shared by all tests of a session: a test makes its own database, queue or department in them."""
+    """The real servers, shared by a session: a test makes its own database, queue or department in them."""
     with TemporaryDirectory(prefix="tsugiki-tests-") as folder:
         # pytest's own folders are closed to user nobody, whom PostgreSQL runs as when we are root.
         Path(folder).chmod(0o711)
