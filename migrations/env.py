@@ -1,7 +1,7 @@
 """Alembic's entry: migrations run as an administrator, who creates the roles and becomes the owner of the tables."""
 
 from alembic import context
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 
 from models_db.tables import Table
 
@@ -12,12 +12,11 @@ def run() -> None:
     if url is None:
         message = "Set sqlalchemy.url, or call runtime.migrations, which does."
         raise RuntimeError(message)
-    engine = create_engine(url)
+    engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         context.configure(connection=connection, target_metadata=Table.metadata, compare_server_default=True)
         with context.begin_transaction():
             context.run_migrations()
-    engine.dispose()
 
 
 run()

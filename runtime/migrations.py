@@ -5,7 +5,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from psycopg import sql
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import NullPool, create_engine, make_url
 
 from models_db.sessions import APP_ROLE
 
@@ -27,7 +27,7 @@ def upgrade(admin_url: str, app_url: str) -> None:
     password = make_url(app_url).password
     if password is None:
         return
-    engine = create_engine(admin_url)
+    engine = create_engine(admin_url, poolclass=NullPool)
     with engine.begin() as connection:
         statement = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(APP_ROLE), sql.Literal(password))
         raw = connection.connection.driver_connection
@@ -35,4 +35,3 @@ def upgrade(admin_url: str, app_url: str) -> None:
             message = "The database connection is gone."
             raise ConnectionError(message)
         raw.execute(statement)
-    engine.dispose()
