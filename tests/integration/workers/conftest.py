@@ -1,0 +1,268 @@
+"""A small installation for workers: real servers of this folder's own (its tests flush the broker), a tiny base model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+from sqlalchemy import create_engine, make_url, select, text
+
+from domain.access import Principal, PrincipalType, Role
+from domain.base_models import facts_of_config, weights_of_header
+from domain.digests import digest_of, manifest_of_tree
+from domain.job_requests import JobRequest
+from domain.plans import Device, InspectReport, Precision
+from domain.rows import RowsReport
+from models_db.adapters import AdapterVersion
+from models_db.audit import AuditRecord
+from models_db.jobs import Job, JobCheckpoint, JobEvent
+from models_db.sessions import APP_ROLE
+from runtime import migrations, wiring
+from runtime.embedded import EmbeddedServices
+from runtime.settings import Settings, as_environment
+from runtime.wiring import Runtime
+from services import base_models, departments, files, jobs, validation
+from services.jobs import JobLimits
+from storage.keys import Key
+from workers.engine_process import Launcher
+from workers.training import Worker
+
+HERE = Path(__file__).parent
+FAKE_ENGINE, WORKER_PROCESS, TINY_MODEL = HERE / "fake_engine.py", HERE / "worker_process.py", HERE / "tiny_model.py"
+BASE_MODEL = "tiny"
+LIMITS = JobLimits(max_unfinished_jobs=100, max_total_steps=100_000)
+POLL_S = 0.05
+
+
+def wait_for(condition: Callable[[], object], *, within_s: float, what: str) -> None:
+    """Poll until the condition holds; fail when it does not within the time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(POLL_S)
+
+
+def fake(*behaviour: str) -> Launcher:
+    """An engine that only pretends: the same process contract, no torch. What it does is said by words."""
+    return Launcher(program=(str(FAKE_ENGINE), *behaviour))
+
+
+@dataclass
+class Department:
+    """A department with a base model to train on, and what its people see."""
+
+    runtime: Runtime
+    principal: Principal
+    admin_url: str
+    _names: Iterator[int] = field(default_factory=count)
+
+    @property
+    def id(self) -> UUID:
+        assert self.principal.department
+        return self.principal.department
+
+    @staticmethod
+    def rows(number: int, *, salt: int = 0) -> list[dict[str, object]]:
+        return [
+            {"messages": [{"role": "user", "content": f"Is {place} even? ({salt})"},
+                          {"role": "assistant", "content": "no" if place % 2 else "yes"}],
+             "choices": ["yes", "no"]}
+            for place in range(number)
+        ]  # fmt: skip
+
+    def upload(self, rows: list[dict[str, object]]) -> str:
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        digest = digest_of(content)
+        self.runtime.objects.put(Key.blob(self.id, digest), BytesIO(content), digest, len(content))
+        with self.runtime.department(self.id) as session:
+            report = RowsReport(rows=len(rows), duplicate_rows=0, rows_with_choices=0)
+            file = files.register(
+                session, self.principal, filename="rows.jsonl", purpose="fine-tune", digest=digest,
+                size_bytes=len(content), rows=report,
+            )  # fmt: skip
+            return f"file-{file.id.hex}"
+
+    def submit(self, *, steps: int = 4, checkpoint_every: int = 2, **more: object) -> UUID:
+        request = JobRequest.model_validate(
+            {"model": BASE_MODEL, "training_file": self.upload(self.rows(16, salt=next(self._names))), **more}
+            | {"hyperparameters": {"batch_size": 2},
+               "lora": {"max_steps": steps, "checkpoint_every_steps": checkpoint_every, "max_seq_len": 128}}
+        )  # fmt: skip
+        with self.runtime.department(self.id) as session:
+            return jobs.submit(session, self.principal, request, limits=LIMITS, seed=7, is_retry=False).id
+
+    def submit_queued(self, **options: object) -> UUID:
+        """A job whose files somebody has validated."""
+        job = self.submit(**options)
+        with self.runtime.department(self.id) as session:
+            validation.accept(session, job, InspectReport(files=(), problems=()))
+        return job
+
+    def job(self, job: UUID) -> Job:
+        with self.runtime.department(self.id) as session:
+            return session.get_one(Job, job)
+
+    def cancel(self, job: UUID) -> None:
+        with self.runtime.department(self.id) as session:
+            jobs.request_cancel(session, self.principal, job)
+
+    def checkpoints(self, job: UUID) -> list[JobCheckpoint]:
+        with self.runtime.department(self.id) as session:
+            statement = select(JobCheckpoint).where(JobCheckpoint.job_id == job).order_by(JobCheckpoint.id)
+            return list(session.scalars(statement))
+
+    def versions(self, job: UUID) -> list[AdapterVersion]:
+        with self.runtime.department(self.id) as session:
+            return list(session.scalars(select(AdapterVersion).where(AdapterVersion.job_id == job)))
+
+    def events(self, job: UUID) -> list[JobEvent]:
+        with self.runtime.department(self.id) as session:
+            return list(session.scalars(select(JobEvent).where(JobEvent.job_id == job).order_by(JobEvent.number)))
+
+    def audited(self, action: str) -> list[AuditRecord]:
+        with self.runtime.department(self.id) as session:
+            return list(session.scalars(select(AuditRecord).where(AuditRecord.action == action)))
+
+    def worker(self, launcher: Launcher | None = None) -> Worker:
+        """A worker in this process."""
+        return Worker(self.runtime, "in-process", threading.Event(), launcher or Launcher())
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[EmbeddedServices]:
+    with TemporaryDirectory(prefix="tsugiki-workers-") as folder:
+        Path(folder).chmod(0o711)
+        with EmbeddedServices(Path(folder) / "services", durable=False) as services:
+            yield services
+
+
+@pytest.fixture(scope="session")
+def app_url(servers: EmbeddedServices) -> str:
+    """The template database, migrated; each test copies it."""
+    admin = make_url(servers.database_admin_url).set(drivername="postgresql+psycopg")
+    app = admin.set(username=APP_ROLE, password="workers")
+    migrations.upgrade(*(url.render_as_string(hide_password=False) for url in (admin, app)))
+    return app.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with a tokenizer of its own, made by another process: it needs torch."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run([sys.executable, str(TINY_MODEL), str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture
+def settings(servers: EmbeddedServices, app_url: str, tmp_path: Path) -> Iterator[Settings]:
+    name = f"workers_{uuid4().hex}"
+    admin = create_engine(
+        make_url(servers.database_admin_url).set(drivername="postgresql+psycopg", database="template1"),
+        isolation_level="AUTOCOMMIT",
+    )
+    source = make_url(app_url)
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {source.database}"))
+    yield Settings(
+        database_url=source.set(database=name).render_as_string(hide_password=False),
+        broker_url=servers.broker_url,
+        s3_endpoint=servers.s3.endpoint_url,
+        s3_bucket=servers.s3.bucket,
+        s3_access_key=servers.s3.access_key,
+        s3_secret_key=servers.s3.secret_key,
+        cache_dir=tmp_path / "cache",
+        work_dir=tmp_path / "work",
+        lease_s=3,
+        sweep_every_s=1,
+        nudge_after_s=1,
+        stop_grace_s=15,
+        ranks=1,
+        device=Device.CPU,
+        precision=Precision.FP32,
+    )
+    admin.dispose()
+
+
+@pytest.fixture
+def runtime(settings: Settings) -> Iterator[Runtime]:
+    built = wiring.build(settings)
+    built.objects.ensure_bucket()
+    with built.queue.connection_for_write() as connection:
+        connection.default_channel.client.flushall()
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def department(runtime: Runtime, tiny_model: Path, app_url: str) -> Department:
+    with runtime.platform() as session:
+        created = departments.create(session, _everyone(None), "tests").id
+    register(runtime, tiny_model)
+    return Department(runtime, _everyone(created), app_url)
+
+
+def _everyone(department: UUID | None) -> Principal:
+    return Principal(PrincipalType.USER, id=uuid4(), key_id=None, department=department, roles=frozenset(Role))
+
+
+def register(runtime: Runtime, folder: Path) -> None:
+    """Upload a base model's folder, as the API does."""
+    manifest, operator = manifest_of_tree(folder), _everyone(None)
+    with runtime.platform() as session:
+        base_models.propose(session, operator, name=BASE_MODEL, source="tests", manifest=manifest)
+    for file in manifest.files:
+        path = folder / file.path
+        runtime.objects.put(Key.base_model(file.digest), path, file.digest, file.bytes)
+        config = facts_of_config(path.read_bytes()) if file.path == "config.json" else None
+        with path.open("rb") as stream:
+            weights = weights_of_header(stream) if file.path.endswith(".safetensors") else None
+        with runtime.platform() as session:
+            base_models.record_file(session, operator, BASE_MODEL, file.path, config=config, weights=weights)
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+    """Start a program of ours as a process that finds the settings in its environment; gone after the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def launch(*argv: str) -> "subprocess.Popen[bytes]":
+        with (tmp_path / "workers.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *argv], env=os.environ | as_environment(settings), stdout=log, stderr=log
+            )
+        started.append(process)
+        return process
+
+    yield launch
+    for process in started:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+    if os.environ.get("SHOW_WORKERS"):
+        sys.stderr.write((tmp_path / "workers.log").read_text() if started else "")
+
+
+def engines_below(process: "subprocess.Popen[bytes] | None" = None) -> list[psutil.Process]:
+    """The living engine processes: a worker's, or all that anybody's worker left."""
+    family = psutil.Process(process.pid).children(recursive=True) if process else psutil.process_iter()
+    return [found for found in family if _is_engine(found)]
+
+
+def _is_engine(process: psutil.Process) -> bool:
+    try:
+        command = process.cmdline()
+        return process.status() != psutil.STATUS_ZOMBIE and any(word.startswith("--plan=") for word in command)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,129 @@
+"""A test double of `python -m engine`, obeying the process contract of domain/plans.py without torch.
+
+Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT, `mute` tells
+nothing and never ends, `environ` writes what it can read of its ancestors' environments into the adapter.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from domain.digests import manifest_of_tree
+from domain.plans import (
+    Device,
+    FailureKind,
+    InspectedFile,
+    InspectPlan,
+    InspectReport,
+    Precision,
+    ProgressRecord,
+    RunFailure,
+    RunPlan,
+    RunReport,
+    RunStopped,
+    TrainPlan,
+)
+
+
+def main(arguments: list[str]) -> None:
+    *behaviour, verb, plan, inputs, out = arguments
+    paths = {name: Path(value) for name, value in (word.removeprefix("--").split("=") for word in (plan, inputs, out))}
+    if "abort" in behaviour:
+        os.kill(os.getpid(), signal.SIGABRT)
+    if "mute" in behaviour:
+        signal.pause()
+    if verb == "inspect":
+        inspect(InspectPlan.model_validate_json(paths["plan"].read_bytes()), paths["out"])
+        return
+    (run,) = TrainPlan.model_validate_json(paths["plan"].read_bytes()).runs
+    Training(run, paths["inputs"] / run.run, paths["out"], set(behaviour)).run()
+
+
+def inspect(plan: InspectPlan, out: Path) -> None:
+    counted = [
+        InspectedFile(
+            file=name, rows=1, tokens=10, supervised_tokens=1, longest_row_tokens=10, too_long_rows=0,
+            untrainable_rows=0,
+        )
+        for name in plan.files
+    ]  # fmt: skip
+    (out / "report.json").write_text(InspectReport(files=tuple(counted), problems=()).model_dump_json())
+
+
+class Training:
+    def __init__(self, plan: RunPlan, inputs: Path, out: Path, behaviour: set[str]) -> None:
+        self.plan, self.control, self.behaviour = plan, out / "control.jsonl", behaviour
+        self.inputs, self.out = inputs, out / plan.run
+        self.total = plan.spec.total_steps
+        (self.out / "checkpoints").mkdir(parents=True)
+
+    def run(self) -> None:
+        # Each step adds its number: a run that was resumed comes to the same state as one that was not.
+        step, state = self.plan.resume_step or 0, 0
+        if step:
+            state = json.loads((self.inputs / "checkpoint" / "state.json").read_text())
+        while step < self.total:
+            if self.control.exists():
+                self.checkpoint(step, state)
+                self.write("stopped.json", RunStopped(run=self.plan.run, step=step))
+                return
+            step, state = step + 1, state + step + 1
+            self.tell("train", step)
+            if "slow" in self.behaviour:
+                time.sleep(0.1)
+            if "non_finite" in self.behaviour:
+                failure = RunFailure(kind=FailureKind.NON_FINITE_LOSS, message="The loss is no number.", step=step)
+                self.write("failure.json", failure)
+                return
+            if step % self.plan.spec.checkpoint_every_steps == 0 and step < self.total:
+                self.checkpoint(step, state)
+                if "abort_after_checkpoint" in self.behaviour:
+                    os.kill(os.getpid(), signal.SIGABRT)
+        self.finish(state)
+
+    def tell(self, kind: str, step: int) -> None:
+        record = ProgressRecord(kind=kind, run=self.plan.run, step=step, total_steps=self.total, loss=1.0)
+        with (self.out / "progress.jsonl").open("a") as stream:
+            stream.write(record.model_dump_json(exclude_none=True) + "\n")
+
+    def checkpoint(self, step: int, state: int) -> None:
+        folder = self.out / "checkpoints" / f"step-{step:06d}"
+        if step == 0 or folder.exists():
+            return
+        folder.mkdir()
+        (folder / "state.json").write_text(json.dumps(state))
+        (folder / "COMPLETE").write_text(manifest_of_tree(folder).model_dump_json())
+
+    def finish(self, state: int) -> None:
+        (self.out / "adapter").mkdir()
+        (self.out / "adapter" / "state.json").write_text(json.dumps(state))
+        if "environ" in self.behaviour:
+            (self.out / "adapter" / "environ.json").write_text(json.dumps(ancestors()))
+        report = RunReport(
+            run=self.plan.run, steps=self.total, trained_tokens=1, supervised_tokens=1, train_s=1, tokens_per_s=1,
+            final_train_loss=1, validation_loss=None, validation_token_accuracy=None, trainable_parameters=1,
+            total_parameters=1, peak_memory_bytes=1, precision=Precision.FP32, device=Device.CPU, world_size=1,
+            skipped_rows=0, versions={},
+        )  # fmt: skip
+        self.write("report.json", report)
+
+    def write(self, name: str, value: RunReport | RunStopped | RunFailure) -> None:
+        (self.out / f".{name}").write_text(value.model_dump_json())
+        (self.out / f".{name}").rename(self.out / name)
+
+
+def ancestors() -> list[list[str]]:
+    """The environments of this process, its parent, and so on, as far as there are any: the first is its own."""
+    found, process = [], os.getpid()
+    while process > 1:
+        found.append(Path(f"/proc/{process}/environ").read_bytes().decode().split("\0"))
+        status = Path(f"/proc/{process}/status").read_text()
+        process = int(status.split("PPid:")[1].split()[0])
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

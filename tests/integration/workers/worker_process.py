@@ -1,0 +1,44 @@
+"""A worker without Celery, to be killed and stopped: it runs the jobs there are, with a fake engine where argv has words.
+
+The word `unfenced` takes the fence away, as a control of the tests that show what it does.
+"""
+
+import sys
+import threading
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from models_db.jobs import Job
+from runtime import logs, wiring
+from runtime.settings import load
+from services import leases
+from services.leases import Claim
+from workers.engine_process import Launcher
+from workers.fence import Fence
+from workers.training import Worker
+
+
+def main(behaviour: list[str]) -> None:
+    settings = load()
+    logs.configure("INFO")
+    if "unfenced" in behaviour:
+        remove_fence()
+    fake = (str(Path(__file__).with_name("fake_engine.py")), *behaviour)
+    worker = Worker(
+        wiring.build(settings), "process", threading.Event(), Launcher(program=fake) if behaviour else Launcher()
+    )
+    while worker.run_next():
+        pass
+
+
+def remove_fence() -> None:
+    def hold(session: Session, held: Claim) -> Job:
+        return session.get_one(Job, held.job, with_for_update=True)
+
+    leases.hold = hold
+    Fence._lose = lambda _fence: None  # noqa: SLF001 - sabotage
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
