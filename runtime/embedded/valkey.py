@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from runtime.embedded.data_directory import DataDirectory, write_private
 from runtime.processes import ChildProcess
@@ -34,7 +36,7 @@ class Valkey:
 
     def is_ready(self) -> bool:
         """Whether it answers the password with its data loaded."""
-        with redis.Redis.from_url(self.url, socket_timeout=2) as client:
+        with redis.Redis.from_url(self.url, socket_timeout=2, retry=Retry(NoBackoff(), 0)) as client:
             try:
                 return bool(client.ping())
             except redis.RedisError:
