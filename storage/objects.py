@@ -4,6 +4,7 @@ boto3's transfer manager is not used: its `upload_file` cannot send `If-None-Mat
 """
 
 import hashlib
+import io
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
@@ -188,6 +189,8 @@ class ObjectStore:
 
     def _put(self, key: Key, stream: BinaryIO, digest: Digest, size_bytes: int) -> None:
         start = stream.tell()
+        if stream.seek(0, io.SEEK_END) - start != size_bytes:
+            raise DigestMismatch(f"the bytes sent for {key} are not as many as promised")
         for _ in range(_PUT_ATTEMPTS):
             stream.seek(start)
             try:

@@ -100,14 +100,27 @@ def test_bytes_that_are_not_of_the_digest_are_not_stored(store: ObjectStore, dep
         store.fetch(key, tmp_path / "file", DIGEST)
 
 
+@pytest.mark.parametrize("size_bytes", [len(CONTENT) - 1, len(CONTENT) + 1])
+def test_fewer_or_more_bytes_than_promised_are_not_stored(
+    store: ObjectStore, department: UUID, size_bytes: int
+) -> None:
+    key = Key.blob(department, DIGEST)
+    with pytest.raises(DigestMismatch):
+        store.put(key, io.BytesIO(CONTENT), DIGEST, size_bytes)
+    with pytest.raises(ObjectMissing):
+        store.stream(key, DIGEST)
+
+
 def test_parts_that_are_not_of_the_digest_are_not_stored(
-    store: ObjectStore, department: UUID, in_parts: bytes, tmp_path: Path
+    embedded: EmbeddedServices, store: ObjectStore, department: UUID, in_parts: bytes
 ) -> None:
     key = Key.blob(department, DIGEST)
     with pytest.raises(DigestMismatch):
         _put(store, key, in_parts, DIGEST)
     with pytest.raises(ObjectMissing):
-        store.fetch(key, tmp_path / "file", DIGEST)
+        store.stream(key, DIGEST)
+    client = store._client  # noqa: SLF001 - unfinished uploads are no verb of ours
+    assert client.list_multipart_uploads(Bucket=embedded.s3.bucket).get("Uploads", []) == []
 
 
 def test_a_fetch_of_corrupted_bytes_leaves_nothing_behind(
