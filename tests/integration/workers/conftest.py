@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -46,7 +46,12 @@ LIMITS = JobLimits(max_unfinished_jobs=100, max_total_steps=100_000)
 POLL_S = 0.05
 
 
-def wait_for(condition: Callable[[], object], *, within_s: float, what: str) -> None:
+@pytest.fixture
+def wait_for() -> Callable[..., None]:
+    return _wait_for
+
+
+def _wait_for(condition: Callable[[], object], *, within_s: float, what: str) -> None:
     """Poll until the condition holds; fail when it does not within the time."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -54,9 +59,10 @@ def wait_for(condition: Callable[[], object], *, within_s: float, what: str) -> 
         time.sleep(POLL_S)
 
 
-def fake(*behaviour: str) -> Launcher:
+@pytest.fixture
+def fake() -> Callable[..., Launcher]:
     """An engine that only pretends: the same process contract, no torch. What it does is said by words."""
-    return Launcher(program=(str(FAKE_ENGINE), *behaviour))
+    return lambda *behaviour: Launcher(program=(str(FAKE_ENGINE), *behaviour))
 
 
 @dataclass
@@ -135,9 +141,20 @@ class Department:
         with self.runtime.department(self.id) as session:
             return list(session.scalars(select(AuditRecord).where(AuditRecord.action == action)))
 
-    def worker(self, launcher: Launcher | None = None) -> Worker:
+    def erase_checkpoint_file(self, checkpoint: JobCheckpoint, name: str) -> None:
+        self.runtime.objects.erase(
+            Key.checkpoint(self.id, checkpoint.job_id, epoch=checkpoint.epoch, step=checkpoint.step, name=name)
+        )
+
+    def adapter_file(self, job: UUID, name: str) -> bytes:
+        (version,) = self.versions(job)
+        (file,) = (file for file in version.manifest["files"] if file["path"] == name)
+        return b"".join(self.runtime.objects.stream(Key.blob(self.id, file["digest"]), file["digest"]))
+
+    def worker(self, launcher: Launcher | None = None, **settings: float) -> Worker:
         """A worker in this process."""
-        return Worker(self.runtime, "in-process", threading.Event(), launcher or Launcher())
+        runtime = replace(self.runtime, settings=self.runtime.settings.model_copy(update=settings))
+        return Worker(runtime, "in-process", threading.Event(), launcher or Launcher())
 
 
 @pytest.fixture(scope="session")
@@ -238,6 +255,8 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., "subproc
     started: list[subprocess.Popen[bytes]] = []
 
     def launch(*argv: str) -> "subprocess.Popen[bytes]":
+        """A worker without Celery where argv says nothing of a module."""
+        argv = argv if argv[:1] == ("-m",) else (str(WORKER_PROCESS), *argv)
         with (tmp_path / "workers.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *argv], env=os.environ | as_environment(settings), stdout=log, stderr=log
@@ -254,15 +273,15 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., "subproc
         sys.stderr.write((tmp_path / "workers.log").read_text() if started else "")
 
 
-def engines_below(process: "subprocess.Popen[bytes] | None" = None) -> list[psutil.Process]:
-    """The living engine processes: a worker's, or all that anybody's worker left."""
-    family = psutil.Process(process.pid).children(recursive=True) if process else psutil.process_iter()
-    return [found for found in family if _is_engine(found)]
+@pytest.fixture
+def engines(settings: Settings) -> Callable[[], list[psutil.Process]]:
+    """The living engine processes of this test: launchers and ranks, also those that lost their worker."""
+    return lambda: [process for process in psutil.process_iter() if _is_engine(process, settings.work_dir)]
 
 
-def _is_engine(process: psutil.Process) -> bool:
+def _is_engine(process: psutil.Process, work_dir: Path) -> bool:
     try:
-        command = process.cmdline()
-        return process.status() != psutil.STATUS_ZOMBIE and any(word.startswith("--plan=") for word in command)
+        plans = [word for word in process.cmdline() if word.startswith(f"--plan={work_dir}/")]
+        return bool(plans) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -1,7 +1,7 @@
 """A test double of `python -m engine`, obeying the process contract of domain/plans.py without torch.
 
-Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT, `mute` tells
-nothing and never ends, `environ` writes what it can read of its ancestors' environments into the adapter.
+Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT and
+`abort_after_checkpoint` when it has something to lose, `non_finite` fails, `mute` tells nothing and never ends.
 """
 
 import json
@@ -100,8 +100,6 @@ class Training:
     def finish(self, state: int) -> None:
         (self.out / "adapter").mkdir()
         (self.out / "adapter" / "state.json").write_text(json.dumps(state))
-        if "environ" in self.behaviour:
-            (self.out / "adapter" / "environ.json").write_text(json.dumps(ancestors()))
         report = RunReport(
             run=self.plan.run, steps=self.total, trained_tokens=1, supervised_tokens=1, train_s=1, tokens_per_s=1,
             final_train_loss=1, validation_loss=None, validation_token_accuracy=None, trainable_parameters=1,
@@ -113,16 +111,6 @@ class Training:
     def write(self, name: str, value: RunReport | RunStopped | RunFailure) -> None:
         (self.out / f".{name}").write_text(value.model_dump_json())
         (self.out / f".{name}").rename(self.out / name)
-
-
-def ancestors() -> list[list[str]]:
-    """The environments of this process, its parent, and so on, as far as there are any: the first is its own."""
-    found, process = [], os.getpid()
-    while process > 1:
-        found.append(Path(f"/proc/{process}/environ").read_bytes().decode().split("\0"))
-        status = Path(f"/proc/{process}/status").read_text()
-        process = int(status.split("PPid:")[1].split()[0])
-    return found
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-"""What breaks, and what the department sees of it: workers killed, stopped, asked to go; jobs that cannot succeed."""
+"""Workers that are killed, stopped or cut short, and what is left of their jobs."""
 
-import os
 import signal
-import threading
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from domain.jobs import MAX_STALLS, JobState
-from storage.keys import Key
+from domain.jobs import JobState
+from services import leases
 from workers.sweeper import sweep
 
 LEASE_S = 3
@@ -24,41 +22,136 @@ def swept_back(department: Any, job: UUID) -> bool:
     return state_of(department, job) == JobState.QUEUED
 
 
-def test_a_killed_workers_job_goes_on_from_its_checkpoint(department: Any, start: Any, tools: Any) -> None:
+def test_a_killed_workers_job_goes_on_from_its_checkpoint(
+    department: Any, start: Any, wait_for: Any, engines: Any
+) -> None:
     job = department.submit_queued(steps=600, checkpoint_every=20)
-    worker = start(tools.worker_process)
-    tools.wait_for(lambda: department.checkpoints(job), within_s=60, what="a checkpoint")
+    worker = start()
+    wait_for(lambda: department.checkpoints(job), within_s=60, what="a checkpoint")
 
     worker.kill()
-    tools.wait_for(lambda: not tools.engines(), within_s=5, what="ranks die with their worker")
-    tools.wait_for(lambda: swept_back(department, job), within_s=LEASE_S + 5, what="the sweeper takes the job back")
+    wait_for(lambda: not engines(), within_s=5, what="ranks die with their worker")
+    wait_for(lambda: swept_back(department, job), within_s=LEASE_S + 5, what="the sweeper takes the job back")
     reached = max(checkpoint.step for checkpoint in department.checkpoints(job))
     assert department.worker().run_next()
 
     assert state_of(department, job) == JobState.SUCCEEDED
-    assert len(department.versions(job)) == 1
-    claims = department.audited("job.claimed")
-    assert [claim.details["resume_step"] for claim in claims] == [None, reached]
+    (version,) = department.versions(job)
+    assert version.report["steps"] == 600
+    assert [claim.details["resume_step"] for claim in department.audited("job.claimed")] == [None, reached]
     assert len(department.audited("lease.lost")) == 1
 
 
 @pytest.mark.parametrize("fenced", [True, False])
 def test_a_worker_that_wakes_after_its_lease_writes_nothing(
-    department: Any, start: Any, tools: Any, *, fenced: bool
+    department: Any, start: Any, wait_for: Any, fake: Any, *, fenced: bool
 ) -> None:
     job = department.submit_queued(steps=12, checkpoint_every=4)
-    asleep = start(tools.worker_process, "slow", *([] if fenced else ["unfenced"]))
-    tools.wait_for(lambda: department.checkpoints(job), within_s=30, what="a checkpoint")
+    asleep = start("slow", *(() if fenced else ("unfenced",)))
+    wait_for(lambda: department.checkpoints(job), within_s=30, what="a checkpoint")
     asleep.send_signal(signal.SIGSTOP)
-    tools.wait_for(lambda: swept_back(department, job), within_s=LEASE_S + 5, what="the sweeper takes the job back")
-    other = department.worker(tools.fake("slow"))
-    paused = threading.Event()
-    other.stop.set() if paused.is_set() else None
-    # The other worker holds the job, at its second epoch, when the first wakes.
-    wake = threading.Timer(0.8, lambda: asleep.send_signal(signal.SIGCONT))
-    wake.start()
-    assert other.run_next()
-    tools.wait_for(lambda: asleep.poll() is not None, within_s=15, what="the woken worker finds no more work")
+    wait_for(lambda: swept_back(department, job), within_s=LEASE_S + 5, what="the sweeper takes the job back")
+    with department.runtime.department(department.id) as session:
+        other = leases.claim(session, job, worker="other", lease_s=60)
+    before = len(department.events(job)), len(department.checkpoints(job))
 
-    epochs = {checkpoint.epoch for checkpoint in department.checkpoints(job) if checkpoint.step > 4}
-    assert (1 in epochs) is not fenced
+    asleep.send_signal(signal.SIGCONT)
+    wait_for(lambda: asleep.poll() is not None, within_s=20, what="the woken worker finds no more work")
+
+    after = len(department.events(job)), len(department.checkpoints(job))
+    if not fenced:
+        # The control: it is the fence that refuses, not luck.
+        assert len(department.versions(job)) == 1
+        assert after != before
+        return
+    assert after == before
+    assert (department.job(job).epoch, state_of(department, job)) == (2, JobState.RUNNING)
+    assert department.versions(job) == []
+    with department.runtime.department(department.id) as session:
+        leases.release(session, other)
+    assert department.worker(fake()).run_next()
+    assert len(department.versions(job)) == 1
+
+
+def test_cancelling_a_running_job_ends_its_ranks(department: Any, start: Any, wait_for: Any, engines: Any) -> None:
+    job = department.submit_queued(steps=5000, checkpoint_every=1000)
+    start()
+    wait_for(lambda: (department.job(job).progress or {}).get("loss"), within_s=60, what="training has begun")
+    assert engines()
+
+    department.cancel(job)
+
+    wait_for(lambda: state_of(department, job) == JobState.CANCELLED, within_s=10, what="the job is cancelled")
+    assert not engines()
+    assert department.versions(job) == []
+    assert len(department.audited("job.cancelled")) == 1
+
+
+def test_a_cancelled_job_whose_worker_dies_is_not_run_again(department: Any, start: Any, wait_for: Any) -> None:
+    job = department.submit_queued(steps=500, checkpoint_every=100)
+    worker = start("slow")
+    wait_for(lambda: state_of(department, job) == JobState.RUNNING, within_s=20, what="the job runs")
+    worker.kill()
+    department.cancel(job)
+    wait_for(
+        lambda: swept_back(department, job) or state_of(department, job) == JobState.CANCELLED,
+        within_s=LEASE_S + 5,
+        what="the sweeper closes the job",
+    )
+    assert state_of(department, job) == JobState.CANCELLED
+
+
+def test_a_job_that_kills_its_ranks_fails_after_three_attempts_and_others_run(department: Any, fake: Any) -> None:
+    poison = department.submit_queued()
+    worker = department.worker(fake("abort"))
+    assert [worker.run_next() for _ in range(4)] == [True, True, True, False]
+    good = department.submit_queued()
+    assert department.worker(fake()).run_next()
+
+    assert (state_of(department, poison), department.job(poison).error["code"]) == (JobState.FAILED, "worker_crash")
+    assert "SIGABRT" in department.job(poison).error["message"]
+    assert department.job(poison).epoch == 3
+    assert state_of(department, good) == JobState.SUCCEEDED
+
+
+def test_attempts_that_make_progress_are_not_counted(department: Any, fake: Any) -> None:
+    job = department.submit_queued(steps=10, checkpoint_every=2)
+    worker = department.worker(fake("abort_after_checkpoint"))
+    # A checkpoint an attempt, at steps 2, 4, 6 and 8; the fifth has none left to die after.
+    assert [worker.run_next() for _ in range(6)] == [True] * 5 + [False]
+    assert state_of(department, job) == JobState.SUCCEEDED
+
+
+def test_a_failure_that_would_repeat_itself_is_not_tried_again(department: Any, fake: Any) -> None:
+    job = department.submit_queued()
+    assert department.worker(fake("non_finite")).run_next()
+    failed = department.job(job)
+    assert (failed.state, failed.error["code"], failed.epoch) == (JobState.FAILED, "non_finite_loss", 1)
+    assert failed.error["message"] == "The loss is no number. (step 1)"
+
+
+def test_ranks_that_tell_nothing_are_killed(department: Any, fake: Any, engines: Any) -> None:
+    job = department.submit_queued()
+    worker = department.worker(fake("mute"), hang_after_s=0.5)
+    assert worker.run_next()
+    assert not engines()
+    assert state_of(department, job) == JobState.QUEUED
+    assert any("hung" in event.message for event in department.events(job))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(department: Any, fake: Any) -> None:
+    job = department.submit_queued(steps=6, checkpoint_every=2)
+    worker = department.worker(fake("abort_after_checkpoint"))
+    assert worker.run_next()
+    assert worker.run_next()
+    first, second = department.checkpoints(job)
+    assert (first.step, second.step) == (2, 4)
+    department.erase_checkpoint_file(second, "state.json")
+
+    assert department.worker(fake()).run_next()
+
+    assert state_of(department, job) == JobState.SUCCEEDED
+    (rejected,) = department.audited("checkpoint.rejected")
+    assert rejected.details["step"] == 4
+    # 1 + 2 + … + 6: the steps after the first checkpoint were all done again, and none twice.
+    assert department.adapter_file(job, "state.json") == b"21"
