@@ -1,0 +1,102 @@
+"""`tsugiki adapters`: versions, and bringing one here."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import pull as pulling
+from cli.connection import Connection, JsonObject
+from cli.output import Column, duration, number, share, size, when
+from cli.pull import AdapterDamaged
+from cli.session import Session
+from domain.adapters import LATEST
+from domain.digests import CHUNK_BYTES
+
+app = typer.Typer(help="Adapters and their immutable versions.")
+
+COLUMNS = (
+    Column("name", "name"),
+    Column("latest", "latest"),
+    Column("aliases", "aliases"),
+    Column("created", lambda item: when(item["created_at"])),
+)
+VERSION_COLUMNS = (
+    Column("version", lambda item: f"{item['adapter']}@{item['number']}"),
+    Column("state", "state"),
+    Column("base model", "base_model"),
+    Column("size", lambda item: size(item["bytes"])),
+    Column("accuracy", lambda item: _before_after(item, "accuracy", percent=True)),
+    Column("loss", lambda item: _before_after(item, "loss", percent=False)),
+    Column("created", lambda item: when(item["created_at"])),
+)
+VERSION_DETAILS = (
+    *VERSION_COLUMNS,
+    Column("model", "model"),
+    Column("id", "id"),
+    Column("digest", "digest"),
+    Column("job", "job_id"),
+    Column("trained in", lambda item: duration(item["metrics"]["train_s"])),
+    Column("trainable parameters", lambda item: f"{item['metrics']['trainable_parameters']:,}"),
+    Column("files", lambda item: [file["path"] for file in item["files"]]),
+)
+Reference = Annotated[
+    str, typer.Argument(metavar="NAME@REF", help=f"A version by number or alias; `{LATEST}` when left out.")
+]
+
+
+def _before_after(version: JsonObject, measure: str, *, percent: bool) -> str | None:
+    """`17.0% -> 89.0%`: the base model alone, then with the adapter, on the newest held-out rows."""
+    shown = share if percent else number
+    for evaluation in version["evaluation"][:1]:
+        return f"{shown(evaluation['base'][measure])} → {shown(evaluation['adapter'][measure])}"
+    return None
+
+
+@app.command("list")
+def list_all(context: typer.Context) -> None:
+    """List the department's adapters."""
+    session = Session.of(context)
+    session.output.rows(session.connection.pages("adapters"), COLUMNS)
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="NAME[@REF]", help="An adapter, or one version of it.")],
+) -> None:
+    """Show an adapter's versions, or one version in full."""
+    session = Session.of(context)
+    name, _, wanted = reference.partition("@")
+    if wanted:
+        session.output.one(session.connection.get("adapters", name, "versions", wanted), VERSION_DETAILS)
+    elif session.output.as_json:
+        session.output.json(session.connection.get("adapters", name))
+    else:
+        session.output.rows(session.connection.pages("adapters", name, "versions"), VERSION_COLUMNS)
+
+
+@app.command()
+def pull(
+    context: typer.Context,
+    reference: Reference,
+    out: Annotated[Path, typer.Option(help="The folder to write: missing, or empty.")],
+) -> None:
+    """Bring a version here, every file checked against the version's digest, as a PEFT folder."""
+    session = Session.of(context)
+    name, _, wanted = reference.partition("@")
+    version = fetch(session.connection, name, wanted or LATEST, out)
+    session.output.said(version, f"{name}@{version['number']} is in {out}: {size(version['bytes'])}, verified.")
+
+
+def fetch(connection: Connection, name: str, reference: str, out: Path) -> JsonObject:
+    """Write a version's folder. Raises FolderInUse before anything is asked for, and AdapterDamaged."""
+    pulling.check_free(out)
+    version = connection.get("adapters", name, "versions", reference)
+    manifest = pulling.manifest_of(version)
+    # By number: an alias may move between the two requests.
+    with connection.stream("adapters", name, "versions", str(version["number"]), "content") as response:
+        if response.headers.get("x-adapter-digest") != version["digest"]:
+            raise AdapterDamaged("The service sent another version.")
+        pulling.receive(response.iter_bytes(CHUNK_BYTES), manifest, out)
+    return version

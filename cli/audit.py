@@ -1,0 +1,62 @@
+"""`tsugiki audit`: who did what, when, to which object."""
+
+import itertools
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from cli.connection import JsonObject
+from cli.output import Column, when
+from cli.session import Session
+from domain.audit import AuditEvent, Outcome
+
+
+def _actor(event: JsonObject) -> str | None:
+    actor = event.get("actor") or {}
+    if actor.get("type") == "api_key":
+        key = actor.get("api_key") or {}
+        owner = key.get("user") or key.get("service_account") or {}
+        return owner.get("email") or owner.get("id") or key.get("id")
+    return actor.get("type")
+
+
+def _resource(event: JsonObject) -> str | None:
+    resource = event.get("resource") or event.get(event["type"]) or {}
+    return resource.get("id") if isinstance(resource, dict) else None
+
+
+COLUMNS = (
+    Column("when", lambda item: when(item["effective_at"])),
+    Column("action", "type"),
+    Column("outcome", "outcome"),
+    Column("actor", _actor),
+    Column("department", lambda item: (item.get("project") or {}).get("name") or (item.get("project") or {}).get("id")),
+    Column("resource", _resource),
+)
+
+
+def audit(
+    context: typer.Context,
+    *,
+    action: Annotated[list[AuditEvent] | None, typer.Option(help="May be repeated.", show_choices=False)] = None,
+    department: Annotated[list[str] | None, typer.Option(help="Name or id; may be repeated.")] = None,
+    actor: Annotated[list[str] | None, typer.Option(help="Id; may be repeated.")] = None,
+    resource: Annotated[list[str] | None, typer.Option(help="Id of anything; may be repeated.")] = None,
+    outcome: Annotated[list[Outcome] | None, typer.Option(help="May be repeated.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="In UTC.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+) -> None:
+    """Read the audit trail, newest first. The reading is itself recorded."""
+    session = Session.of(context)
+    query = {
+        "event_types[]": [str(each) for each in action or ()],
+        "project_ids[]": [session.department(each) for each in department or ()],
+        "actor_ids[]": actor or [],
+        "resource_ids[]": resource or [],
+        "outcomes[]": [str(each) for each in outcome or ()],
+        "effective_at[gte]": int(since.replace(tzinfo=UTC).timestamp()) if since else None,
+        "limit": min(limit, 100),
+    }
+    events = session.audit_connection.pages("organization", "audit_logs", query=query)
+    session.output.rows(itertools.islice(events, limit), COLUMNS)

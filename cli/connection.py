@@ -1,0 +1,144 @@
+"""The HTTP connection: the official client for what it covers, httpx for Tsugiki's own nouns, one error for both."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import openai
+
+from cli.endpoint import Endpoint
+
+# An object as the API sent it: printed as it is with --json.
+JsonObject = dict[str, Any]
+# None values are left out of the query; a sequence repeats its name.
+Query = Mapping[str, str | int | float | list[str] | None]
+
+CONNECT_TIMEOUT_S = 10
+# A base model's file is digested by the service before it answers.
+READ_TIMEOUT_S = 600
+PAGE_ROWS = 100
+
+
+class Refused(Exception):  # noqa: N818 - named for the fact, as refusals are
+    """The service understood and said no, in the error body every route shares."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+
+    @classmethod
+    def from_body(cls, status: int, body: Any) -> "Refused":
+        """From `{"error": {...}}` or its inside; a body of another shape was not written by the service."""
+        inside = body.get("error", body) if isinstance(body, dict) else None
+        if not isinstance(inside, dict) or not isinstance(inside.get("message"), str):
+            return cls(status, f"The answer was HTTP {status}, and not from Tsugiki.")
+        return cls(status, inside["message"], code=inside.get("code"), param=inside.get("param"))
+
+
+class Unreachable(Exception):  # noqa: N818
+    """No answer: nothing listens there, or the connection broke."""
+
+
+class Connection:
+    """One caller's way to the service. department is sent along for keys that stand outside all departments."""
+
+    def __init__(self, endpoint: Endpoint, department: str | None = None) -> None:
+        self.endpoint, self._department = endpoint, department
+        self._http = httpx.Client(
+            base_url=endpoint.base_url,
+            headers={"Authorization": f"Bearer {endpoint.api_key}"}
+            | ({"OpenAI-Project": department} if department else {}),
+            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            # The key goes to the named service only: no proxy of the environment, no redirect.
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    @cached_property
+    def client(self) -> openai.OpenAI:
+        """The official client on the same service, key and department."""
+        return openai.OpenAI(
+            base_url=self.endpoint.base_url,
+            api_key=self.endpoint.api_key,
+            project=self._department,
+            timeout=READ_TIMEOUT_S,
+        )
+
+    def get(self, *path: str, query: Query | None = None) -> JsonObject:
+        """GET /v1/path/…; each part of the path is quoted. Raises Refused or Unreachable."""
+        return self._json("GET", path, query=query)
+
+    def post(self, *path: str, body: JsonObject) -> JsonObject:
+        """POST a JSON body."""
+        return self._json("POST", path, body=body)
+
+    def delete(self, *path: str) -> JsonObject:
+        """DELETE, with no body."""
+        return self._json("DELETE", path)
+
+    def put_bytes(self, *path: str, content: Iterator[bytes], size_bytes: int) -> JsonObject:
+        """PUT a stream whose size is known."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
+        with translated():
+            return _checked(self._http.put(_url(path), content=content, headers=headers))
+
+    def pages(self, *path: str, query: Query | None = None) -> Iterator[JsonObject]:
+        """Every object of a list, page after page, for as long as the caller wants more."""
+        after: str | None = None
+        while True:
+            page = self.get(*path, query={"limit": PAGE_ROWS, "after": after} | dict(query or {}))
+            yield from page["data"]
+            after = page.get("last_id") or (page["data"][-1].get("id") if page["data"] else None)
+            if not page.get("has_more") or after is None:
+                return
+
+    @contextmanager
+    def stream(self, *path: str) -> Iterator[httpx.Response]:
+        """GET a body too large for memory. Raises Refused or Unreachable."""
+        with translated(), self._http.stream("GET", _url(path)) as response:
+            if not response.is_success:
+                response.read()
+                _checked(response)
+            yield response
+
+    def _json(
+        self, method: str, path: tuple[str, ...], *, query: Query | None = None, body: JsonObject | None = None
+    ) -> JsonObject:
+        params = {name: value for name, value in (query or {}).items() if value is not None}
+        with translated():
+            return _checked(self._http.request(method, _url(path), params=params, json=body))
+
+
+def _url(path: tuple[str, ...]) -> str:
+    # `:` stays, as the official client leaves it; a `/` inside a part is quoted.
+    return "/".join(quote(part, safe=":@") for part in path)
+
+
+def _checked(response: httpx.Response) -> JsonObject:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not response.is_success or not isinstance(body, dict):
+        raise Refused.from_body(response.status_code, body)
+    return body
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Both clients' errors as Refused or Unreachable: a user never reads a library's text."""
+    try:
+        yield
+    except openai.APIStatusError as error:
+        raise Refused.from_body(error.status_code, error.body) from None
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise Unreachable("The base URL is not one: it begins with http:// or https:// and ends in /v1.") from None
+    except (openai.APITimeoutError, httpx.TimeoutException):
+        raise Unreachable("The service did not answer in time.") from None
+    except (openai.APIConnectionError, httpx.ConnectError):
+        raise Unreachable("Nothing answers there. Is the service running?") from None
+    except httpx.TransportError:
+        raise Unreachable("The connection broke.") from None

@@ -1,0 +1,186 @@
+"""`tsugiki jobs`: submit, watch, look, cancel."""
+
+import itertools
+from typing import Annotated, Any
+
+import typer
+
+from cli import files
+from cli.connection import Connection, JsonObject, translated
+from cli.output import Column, duration, plain, when
+from cli.session import Session
+from cli.watch import Followed, complain, follow
+from domain.runs import Schedule, TooLong
+
+app = typer.Typer(help="Jobs: each trains one adapter version.")
+
+
+def _adapter(job: JsonObject) -> str:
+    made = job["adapter"]
+    return f"{made['name']}@{made['version']}" if made else job["user_provided_suffix"] or "default"
+
+
+def _step(job: JsonObject) -> str | None:
+    progress = job["progress"] or {}
+    return f"{progress['step']}/{progress['total_steps']}" if "step" in progress else None
+
+
+COLUMNS = (
+    Column("id", "id"),
+    Column("status", "status"),
+    Column("base model", "model"),
+    Column("adapter", _adapter),
+    Column("step", _step),
+    Column("submitted", lambda item: when(item["created_at"])),
+)
+DETAILS = (
+    *COLUMNS,
+    Column("finished", lambda item: when(item["finished_at"])),
+    Column("fine-tuned model", "fine_tuned_model"),
+    Column("lora", "lora"),
+    Column("seed", "seed"),
+    Column("training file", "training_file"),
+    Column("validation file", "validation_file"),
+    Column("evaluation file", "evaluation_file"),
+    Column("trained tokens", "trained_tokens"),
+    Column("time left", lambda item: duration((item["progress"] or {}).get("eta_s"))),
+    Column("error", "error"),
+)
+EVENT_COLUMNS = (
+    Column("when", lambda item: when(item["created_at"])),
+    Column("level", "level"),
+    Column("message", "message"),
+    Column("data", "data"),
+)
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
+Rows = "A file here, which is uploaded first, or the id of an uploaded one."
+
+
+@app.command()
+def submit(
+    context: typer.Context,
+    *,
+    model: Annotated[str, typer.Option(help="A registered base model's name.")],
+    train: Annotated[str, typer.Option(help=Rows)],
+    validation: Annotated[str | None, typer.Option(help=f"{Rows} Its loss is measured on the way.")] = None,
+    evaluation: Annotated[str | None, typer.Option(help=f"{Rows} Base and adapter are compared on it.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Names the adapter.")] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA rank; 8 when left out.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Scale; twice the rank when left out.")] = None,
+    dropout: Annotated[float | None, typer.Option()] = None,
+    target_module: Annotated[list[str] | None, typer.Option(help="May be repeated; all linear when left out.")] = None,
+    rslora: Annotated[bool | None, typer.Option(help="Scale by alpha / sqrt(rank).", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the rows; 3 when left out.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of --epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a step; 8 when left out.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak; chosen by the model's width when left out.")
+    ] = None,
+    schedule: Annotated[Schedule | None, typer.Option()] = None,
+    warmup_ratio: Annotated[float | None, typer.Option()] = None,
+    max_seq_len: Annotated[int | None, typer.Option(help="Tokens of the longest row.")] = None,
+    too_long: Annotated[TooLong | None, typer.Option(help="What happens to longer rows.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Then watch it, as `jobs watch` does.")] = False,
+) -> None:
+    """Train an adapter. What is left out is chosen by the service; `jobs show` tells what it chose."""
+    session = Session.of(context)
+    connection = session.connection
+    lora = {
+        "rank": rank, "alpha": alpha, "dropout": dropout, "target_modules": target_module, "use_rslora": rslora,
+        "learning_rate": learning_rate, "schedule": schedule, "warmup_ratio": warmup_ratio, "max_steps": max_steps,
+        "max_seq_len": max_seq_len, "too_long": too_long,
+    }  # fmt: skip
+    request = {
+        "model": model,
+        "training_file": files.id_of(connection, train, option="--train"),
+        "validation_file": validation and files.id_of(connection, validation, option="--validation"),
+        "suffix": suffix,
+        "seed": seed,
+        "hyperparameters": _given({"n_epochs": epochs, "batch_size": batch_size}) or None,
+    }
+    extra = {
+        "evaluation_file": evaluation and files.id_of(connection, evaluation, option="--evaluation"),
+        "lora": _given(lora) or None,
+    }
+    job = create(connection, request, extra)
+    if watch:
+        _watch(session, Followed(connection, job, title=_adapter(job)))
+    else:
+        session.output.said(job, f"Submitted {job['id']}. Watch it: tsugiki jobs watch {job['id']}")
+
+
+def create(connection: Connection, request: JsonObject, extra: JsonObject) -> JsonObject:
+    """Submit through the official client; `extra` are Tsugiki's own fields."""
+    with translated():
+        jobs: Any = connection.client.fine_tuning.jobs
+        job: JsonObject = jobs.create(**_given(request), extra_body=_given(extra)).to_dict()
+    return job
+
+
+def _given(fields: JsonObject) -> JsonObject:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+@app.command("list")
+def list_all(
+    context: typer.Context, limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20
+) -> None:
+    """List the department's jobs, newest first."""
+    session = Session.of(context)
+    with translated():
+        found = itertools.islice(session.connection.client.fine_tuning.jobs.list(limit=min(limit, 100)), limit)
+        session.output.rows([job.to_dict() for job in found], COLUMNS)
+
+
+@app.command()
+def show(context: typer.Context, job: JobId) -> None:
+    """Show one job: its settings in force and how far it is."""
+    session = Session.of(context)
+    session.output.one(_retrieve(session.connection, job), DETAILS)
+
+
+@app.command()
+def watch(context: typer.Context, job: JobId) -> None:
+    """Watch a job until it ends. The exit status is 0 only if it succeeded."""
+    session = Session.of(context)
+    found = _retrieve(session.connection, job)
+    _watch(session, Followed(session.connection, found, title=_adapter(found)))
+
+
+@app.command()
+def cancel(context: typer.Context, job: JobId) -> None:
+    """Cancel a job: a waiting one at once, a running one at its worker's next heartbeat."""
+    session = Session.of(context)
+    with translated():
+        cancelled = session.connection.client.fine_tuning.jobs.cancel(job).to_dict()
+    session.output.said(cancelled, f"{job} is {plain(cancelled['status'])}; cancellation is requested.")
+
+
+@app.command()
+def events(
+    context: typer.Context,
+    job: JobId,
+    limit: Annotated[int, typer.Option(min=1, help="How many of the newest.")] = 50,
+) -> None:
+    """Read a job's story, oldest first."""
+    session = Session.of(context)
+    with translated():
+        newest = session.connection.client.fine_tuning.jobs.list_events(job, limit=min(limit, 100))
+        found = [event.to_dict() for event in itertools.islice(newest, limit)]
+    session.output.rows(found[::-1], EVENT_COLUMNS)
+
+
+def _retrieve(connection: Connection, job: str) -> JsonObject:
+    with translated():
+        return connection.client.fine_tuning.jobs.retrieve(job).to_dict()
+
+
+def _watch(session: Session, followed: Followed) -> None:
+    # With --json the story goes to standard error, so that standard output is the job alone.
+    follow([followed], session.output.story)
+    if session.output.as_json:
+        session.output.json(followed.job)
+    if not followed.succeeded:
+        complain(followed)
+        raise typer.Exit(1)

@@ -1,0 +1,54 @@
+"""`tsugiki keys`: API keys of a department's people."""
+
+from typing import Annotated
+
+import typer
+
+from cli.output import Column, when
+from cli.session import DepartmentOption, Session
+
+app = typer.Typer(help="API keys of a department.")
+
+COLUMNS = (
+    Column("name", "name"),
+    Column("key", "redacted_value"),
+    Column("owner", lambda item: _owner(item.get("owner"))),
+    Column("created", lambda item: when(item["created_at"])),
+    Column("id", "id"),
+)
+
+
+def _owner(owner: dict[str, dict[str, str]] | None) -> str | None:
+    inside = (owner or {}).get("user") or (owner or {}).get("service_account") or {}
+    return inside.get("email") or inside.get("name") or inside.get("id")
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    user: Annotated[str, typer.Option(help="E-mail address or id of the member it is for.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
+    department: DepartmentOption = None,
+) -> None:
+    """Make a key for a member. Its secret is shown this once."""
+    session = Session.of(context)
+    body = {"user_id": session.user(user), "name": name}
+    made = session.connection.post("organization", "projects", session.department(department), "api_keys", body=body)
+    # Alone on standard output, so that `KEY=$(tsugiki keys create …)` works.
+    session.output.said(made, made["value"])
+
+
+@app.command("list")
+def list_all(context: typer.Context, department: DepartmentOption = None) -> None:
+    """List a department's keys that are not revoked."""
+    session = Session.of(context)
+    keys = session.connection.pages("organization", "projects", session.department(department), "api_keys")
+    session.output.rows(keys, COLUMNS)
+
+
+@app.command()
+def revoke(context: typer.Context, key: Annotated[str, typer.Argument()], department: DepartmentOption = None) -> None:
+    """End a key, from its next request on."""
+    session = Session.of(context)
+    path = ("organization", "projects", session.department(department), "api_keys", key)
+    session.output.said(session.connection.delete(*path), f"Revoked {key}.")

@@ -1,0 +1,134 @@
+"""`tsugiki`: the command line, a client of the HTTP API, and the commands that start the service."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import (
+    adapters,
+    audit,
+    base_models,
+    departments,
+    files,
+    jobs,
+    keys,
+    lineage,
+    members,
+    service,
+    service_accounts,
+    users,
+)
+from cli.connection import Refused, Unreachable
+from cli.endpoint import EndpointUnknown
+from cli.output import Column, Output, plain
+from cli.pull import AdapterDamaged, FolderInUse
+from cli.session import Options, Session
+from domain.refusals import Refusal
+
+JSON_FLAG = "--json"
+
+app = typer.Typer(
+    help="Fine-tune adapters of one frozen base model, governed from their data to the server that runs them.",
+    no_args_is_help=True,
+    add_completion=False,
+    # The edge below prints errors; a bug shows the plain traceback, without local values.
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    *,
+    base_url: Annotated[
+        str | None, typer.Option(envvar="TSUGIKI_BASE_URL", help="Where the service is, ending in /v1.")
+    ] = None,
+    # Hidden: whoever lists processes reads a key on a command line, and not one in the environment.
+    api_key: Annotated[str | None, typer.Option(envvar="TSUGIKI_API_KEY", hidden=True)] = None,
+    endpoint: Annotated[
+        Path | None,
+        typer.Option(help="endpoint.json of a local service; ./.tsugiki/endpoint.json when left out."),
+    ] = None,
+    department: Annotated[
+        str | None,
+        typer.Option(envvar="TSUGIKI_DEPARTMENT", help="Act in this department, with a key that stands outside all."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option(JSON_FLAG, help="Print the API's objects; works after a command too.")
+    ] = False,
+) -> None:
+    """Remember who calls and how to answer; nothing connects before a command needs it."""
+    options = Options(base_url=base_url, api_key=api_key, endpoint_file=endpoint, department=department)
+    context.obj = Session(options, Output(as_json=as_json))
+
+
+@app.command()
+def whoami(context: typer.Context) -> None:
+    """Show whom the key acts for, in which department, with which roles."""
+    session = Session.of(context)
+    columns = (
+        Column("type", "type"),
+        Column("id", "id"),
+        Column("department", "department"),
+        Column("roles", "roles"),
+        Column("key", "key_id"),
+        Column("service", lambda _: session.endpoint.base_url),
+    )
+    session.output.one(session.connection.get("me"), columns)
+
+
+SERVICE = "Running the service"
+NOUNS = {
+    "departments": departments.app,
+    "members": members.app,
+    "users": users.app,
+    "keys": keys.app,
+    "service-accounts": service_accounts.app,
+    "base-models": base_models.app,
+    "files": files.app,
+    "jobs": jobs.app,
+    "adapters": adapters.app,
+}
+for name, noun in NOUNS.items():
+    app.add_typer(noun, name=name, no_args_is_help=True)
+app.command()(lineage.lineage)
+app.command()(audit.audit)
+for start in (service.up, service.api, service.worker, service.beat, service.migrate):
+    app.command(rich_help_panel=SERVICE)(start)
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 1 where the service or the machine says no, 2 for a wrong command."""
+    try:
+        app(args=hoisted(sys.argv[1:]))
+    except Refused as refused:
+        _fail(refused.message, code=refused.code, param=refused.param)
+    except Refusal as refusal:
+        _fail(refusal.message, code=refusal.code, param=refusal.param)
+    except (Unreachable, EndpointUnknown, AdapterDamaged, FolderInUse) as fact:
+        _fail(str(fact))
+    except OSError as error:
+        # The path and the system's own words: a full disk, a folder that may not be written.
+        _fail(f"{error.filename or 'This machine'}: {error.strerror}")
+
+
+def hoisted(arguments: list[str]) -> list[str]:
+    """`--json` is an option of the root command; wherever it stands, it counts."""
+    own, literal = arguments, []
+    if "--" in arguments:
+        at = arguments.index("--")
+        own, literal = arguments[:at], arguments[at:]
+    rest = [argument for argument in own if argument != JSON_FLAG]
+    return [*([JSON_FLAG] if len(rest) < len(own) else []), *rest, *literal]
+
+
+def _fail(message: str, *, code: str | None = None, param: str | None = None) -> None:
+    facts = ", ".join(f"{name} {plain(value)}" for name, value in (("code", code), ("param", param)) if value)
+    sys.stderr.write(f"error: {plain(message)}" + (f" ({facts})" if facts else "") + "\n")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

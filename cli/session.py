@@ -1,0 +1,93 @@
+"""What one call of the command line knows: the connection, the output, and the department it is about."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import endpoint
+from cli.connection import Connection, JsonObject
+from cli.endpoint import Endpoint
+from cli.output import Output
+from domain.ids import IdKind
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options before the subcommand."""
+
+    base_url: str | None
+    api_key: str | None
+    endpoint_file: Path | None
+    department: str | None
+
+
+# Of the commands that are about one department.
+DepartmentOption = Annotated[
+    str | None, typer.Option("--department", help="Name or id of the department; the key's own when left out.")
+]
+
+
+class Session:
+    """Made once a call; nothing is read or connected before it is needed."""
+
+    def __init__(self, options: Options, output: Output) -> None:
+        self._options, self.output = options, output
+
+    @classmethod
+    def of(cls, context: typer.Context) -> "Session":
+        """The session that the root command left in the context."""
+        session = context.obj
+        if not isinstance(session, cls):
+            raise TypeError("the root command has not run")
+        return session
+
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        """Where and as whom. Raises EndpointUnknown."""
+        return endpoint.find(self._options.base_url, self._options.api_key, self._options.endpoint_file)
+
+    @cached_property
+    def connection(self) -> Connection:
+        """The caller's connection, in the department of `--department` where one is given."""
+        named = self._options.department
+        plain = Connection(self.endpoint)
+        return Connection(self.endpoint, _department_id(plain, named)) if named else plain
+
+    @cached_property
+    def audit_connection(self) -> Connection:
+        """As `connection`, but with the auditor's key where a local service's file holds one."""
+        auditor_key = self.endpoint.auditor_key
+        if auditor_key is None:
+            return self.connection
+        return Connection(Endpoint(self.endpoint.base_url, auditor_key))
+
+    def department(self, named: str | None) -> str:
+        """The id of the department this call is about: the one named, else `--department`'s, else the key's own."""
+        if chosen := named or self._options.department:
+            return _department_id(Connection(self.endpoint), chosen)
+        own: str | None = self.connection.get("me").get("department")
+        if own is None:
+            raise typer.BadParameter("This key stands outside all departments: say which with --department.")
+        return own
+
+    def user(self, email_or_id: str) -> str:
+        """The id of a person by e-mail address or id."""
+        if "@" not in email_or_id:
+            return email_or_id
+        for user in self.connection.pages("organization", "users"):
+            if user["email"] == email_or_id.lower():
+                return str(user["id"])
+        raise typer.BadParameter(f"No user of yours has the e-mail address {email_or_id}.")
+
+
+def _department_id(connection: Connection, name_or_id: str) -> str:
+    if name_or_id.startswith(IdKind.DEPARTMENT):
+        return name_or_id
+    found: JsonObject
+    for found in connection.pages("organization", "projects"):
+        if found["name"] == name_or_id:
+            return str(found["id"])
+    raise typer.BadParameter(f"No department that you may see is called {name_or_id}.")
