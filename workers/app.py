@@ -5,6 +5,7 @@ The environment such a worker is started with stays readable to its ranks: `pyth
 
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -52,12 +53,23 @@ _task(VALIDATE_TASK, lambda job_id: validate(runtime, UUID(job_id)))
 _task(SWEEP_TASK, lambda: sweep(runtime))
 
 
-def _on_shutdown(how: str, **_about: object) -> None:
-    # Celery's warm shutdown waits for the running task: it must hear of it. Asked again, or not kindly, it is killed,
-    # and the kernel kills its ranks.
-    if how == "Cold" or worker.stop.is_set():
-        os._exit(1)
+def _on_shutdown(**_about: object) -> None:
+    # Celery's warm shutdown waits for the running task: it must hear of it. Asked a second time, it is not waited for.
+    if worker.stop.is_set():
+        _end_at_once()
     worker.stop.set()
 
 
+def _end_at_once(*_signal: object) -> None:
+    # The kernel kills the ranks; the sweeper finds the job when the lease has run out.
+    os._exit(1)
+
+
+def _on_ready(**_about: object) -> None:
+    # Celery's cold shutdown cancels tasks of its pool, which a solo pool cannot: it raises in the middle of ours.
+    signal.signal(signal.SIGQUIT, _end_at_once)
+    signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
+
+
 signals.worker_shutting_down.connect(_on_shutdown)
+signals.worker_ready.connect(_on_ready)

@@ -1,4 +1,4 @@
-"""A small installation for workers: real servers of this folder's own (its tests flush the broker), a tiny base model."""
+"""A small installation for workers: servers of this folder's own (its tests flush the broker), a tiny base model."""
 
 import json
 import os
@@ -151,6 +151,15 @@ class Department:
         (file,) = (file for file in version.manifest["files"] if file["path"] == name)
         return b"".join(self.runtime.objects.stream(Key.blob(self.id, file["digest"]), file["digest"]))
 
+    def flush_broker(self) -> None:
+        with self.runtime.queue.connection_for_write() as connection:
+            connection.default_channel.client.flushall()
+
+    def queue_length(self, queue: str) -> int:
+        with self.runtime.queue.connection_for_write() as connection:
+            length: int = connection.default_channel.client.llen(queue)
+            return length
+
     def worker(self, launcher: Launcher | None = None, **settings: float) -> Worker:
         """A worker in this process."""
         runtime = replace(self.runtime, settings=self.runtime.settings.model_copy(update=settings))
@@ -183,7 +192,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(servers: EmbeddedServices, app_url: str, tmp_path: Path) -> Iterator[Settings]:
+def settings(
+    request: pytest.FixtureRequest, servers: EmbeddedServices, app_url: str, tmp_path: Path
+) -> Iterator[Settings]:
+    """Those of one test, on a database of its own; a test gives others as the fixture's parameter."""
     name = f"workers_{uuid4().hex}"
     admin = create_engine(
         make_url(servers.database_admin_url).set(drivername="postgresql+psycopg", database="template1"),
@@ -192,7 +204,7 @@ def settings(servers: EmbeddedServices, app_url: str, tmp_path: Path) -> Iterato
     source = make_url(app_url)
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {source.database}"))
-    yield Settings(
+    made = Settings(
         database_url=source.set(database=name).render_as_string(hide_password=False),
         broker_url=servers.broker_url,
         s3_endpoint=servers.s3.endpoint_url,
@@ -209,6 +221,7 @@ def settings(servers: EmbeddedServices, app_url: str, tmp_path: Path) -> Iterato
         device=Device.CPU,
         precision=Precision.FP32,
     )
+    yield made.model_copy(update=getattr(request, "param", {}))
     admin.dispose()
 
 

@@ -1,4 +1,4 @@
-"""A worker without Celery, to be killed and stopped: it runs the jobs there are, with a fake engine where argv has words.
+"""A worker without Celery, to be killed and stopped. It runs the jobs there are; argv has words for the fake engine.
 
 The word `unfenced` takes the fence away, as a control of the tests that show what it does.
 """

@@ -1,0 +1,103 @@
+"""Workers as they are deployed: `python -m workers.main`, Celery, the real engine."""
+
+import signal
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+
+from domain.jobs import JobState
+from runtime.queue import TRAIN_QUEUE, TRAIN_TASK, VALIDATE_TASK
+
+TWO_RANKS = pytest.mark.parametrize("settings", [{"ranks": 2}], indirect=True)
+
+
+def state_of(department: Any, job: UUID) -> JobState:
+    return JobState(department.job(job).state)
+
+
+def environments(process: psutil.Process, up_to: int) -> dict[int, bytes]:
+    """What can be read of the environments of a process and its ancestors, up to the worker."""
+    found: dict[int, bytes] = {}
+    for ancestor in (process, *process.parents()):
+        found[ancestor.pid] = Path(f"/proc/{ancestor.pid}/environ").read_bytes()
+        if ancestor.pid == up_to:
+            break
+    return found
+
+
+@TWO_RANKS
+def test_a_worker_asked_to_go_leaves_a_checkpoint_and_another_goes_on(
+    department: Any, start: Any, wait_for: Any, engines: Any
+) -> None:
+    job = department.submit_queued(steps=3000, checkpoint_every=3000)
+    worker = start("-m", "workers.main", "train")
+    wait_for(lambda: (department.job(job).progress or {}).get("loss"), within_s=60, what="training has begun")
+    # torchrun and two ranks.
+    assert len(engines()) == 3
+    seen = environments(engines()[-1], up_to=worker.pid)
+    assert worker.pid in seen
+    settings = department.runtime.settings
+    for secret in (settings.database_url, settings.broker_url, settings.s3_access_key, settings.s3_secret_key):
+        assert not [pid for pid, environ in seen.items() if secret.get_secret_value().encode() in environ]
+
+    worker.send_signal(signal.SIGTERM)
+
+    assert worker.wait(timeout=30) == 0
+    assert not engines()
+    (checkpoint,) = department.checkpoints(job)
+    left = department.job(job)
+    assert (left.state, left.stalls, left.lease_id) == (JobState.QUEUED, 0, None)
+    assert len(department.audited("job.released")) == 1
+
+    second = start("-m", "workers.main", "train")
+    wait_for(lambda: (department.job(job).progress or {}).get("step", 0) > checkpoint.step + 5, within_s=60,
+             what="another worker goes on")  # fmt: skip
+    assert department.audited("job.claimed")[-1].details["resume_step"] == checkpoint.step
+    second.kill()
+    wait_for(lambda: not engines(), within_s=5, what="torchrun and its ranks die with their worker")
+
+
+def test_jobs_run_though_every_message_is_lost(department: Any, start: Any, wait_for: Any) -> None:
+    validating = department.submit()
+    queued = [department.submit_queued() for _ in range(3)]
+    department.flush_broker()
+    for role in ("validate", "train", "beat"):
+        start("-m", "workers.main", role)
+    jobs = [validating, *queued]
+    wait_for(
+        lambda: all(state_of(department, job) == JobState.SUCCEEDED for job in jobs), within_s=90, what="all jobs run"
+    )
+    assert [len(department.versions(job)) for job in jobs] == [1] * 4
+
+
+def test_a_message_delivered_twenty_times_runs_its_job_once_and_a_bad_one_harms_nobody(
+    department: Any, start: Any, wait_for: Any
+) -> None:
+    job, queue = department.submit_queued(), department.runtime.queue
+    for bad in ("no-uuid", str(uuid4())):
+        queue.send_task(VALIDATE_TASK, args=[bad], queue=TRAIN_QUEUE)
+    queue.send_task("tsugiki.unknown", args=[], queue=TRAIN_QUEUE)
+    queue.send_task(TRAIN_TASK, args=[1, 2, 3], queue=TRAIN_QUEUE)
+    for _ in range(20):
+        queue.send_task(TRAIN_TASK, args=[str(job)], queue=TRAIN_QUEUE)
+    workers = [start("-m", "workers.main", "train") for _ in range(2)]
+    wait_for(lambda: state_of(department, job) == JobState.SUCCEEDED, within_s=60, what="the job runs")
+    wait_for(lambda: department.queue_length(TRAIN_QUEUE) == 0, within_s=20, what="the other messages are spent")
+
+    assert [worker.poll() for worker in workers] == [None, None]
+    assert (department.job(job).epoch, len(department.versions(job))) == (1, 1)
+
+
+def test_a_worker_asked_twice_goes_at_once(department: Any, start: Any, wait_for: Any, engines: Any) -> None:
+    job = department.submit_queued(steps=3000, checkpoint_every=3000)
+    worker = start("-m", "workers.main", "train")
+    wait_for(engines, within_s=30, what="the engine starts")
+    # It is still importing torch, and hears of no order for seconds.
+    worker.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGQUIT)
+    assert worker.wait(timeout=3) == 1
+    wait_for(lambda: not engines(), within_s=5, what="the engine dies with its worker")
+    assert state_of(department, job) == JobState.RUNNING
