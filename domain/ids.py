@@ -40,3 +40,12 @@ def parse_id(kind: IdKind, text: str) -> UUID:
     if rest == text or not _HEX.fullmatch(rest):
         raise NotFound(f"No such object: {kind.name.lower().replace('_', ' ')}.")
     return UUID(hex=rest)
+
+
+def parse_any_id(text: str) -> UUID | None:
+    """The UUID behind a public id of any kind; None where it is not one."""
+    for kind in IdKind:
+        rest = text.removeprefix(kind.value)
+        if rest != text and _HEX.fullmatch(rest):
+            return UUID(hex=rest)
+    return None

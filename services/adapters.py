@@ -20,8 +20,11 @@ from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, Linea
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
 from services import audit, leases
+from services.cursors import known_cursor
 from services.jobs import close, tell
 from services.leases import Claim
+
+NO_LINEAGE = "Nothing descends from this, and it descends from nothing."
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def list_page(
     require(principal, Permission.ADAPTER_READ)
     statement = select(Adapter)
     if after is not None:
-        statement = statement.where(Adapter.id < after)
+        statement = statement.where(Adapter.id < known_cursor(session, Adapter, after))
     found = session.scalars(statement.order_by(Adapter.id.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit
 
@@ -178,13 +181,13 @@ def aliases_of(session: Session, adapter: Adapter) -> dict[str, int]:
 
 
 def list_versions(
-    session: Session, principal: Principal, name: str, *, after: int | None, limit: int
+    session: Session, principal: Principal, name: str, *, after: UUID | None, limit: int
 ) -> tuple[Sequence[AdapterVersion], bool]:
-    """A page of an adapter's versions, newest first. `after` is a number."""
+    """A page of an adapter's versions, newest first, and whether there are more."""
     adapter = get(session, principal, name)
     statement = select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id)
     if after is not None:
-        statement = statement.where(AdapterVersion.number < after)
+        statement = statement.where(AdapterVersion.id < known_cursor(session, AdapterVersion, after))
     found = session.scalars(statement.order_by(AdapterVersion.number.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit
 
@@ -220,6 +223,12 @@ def list_models(session: Session, principal: Principal) -> Sequence[AdapterVersi
 def version_of_job(session: Session, job: UUID) -> AdapterVersion | None:
     """What a finished job made."""
     return session.scalars(select(AdapterVersion).where(AdapterVersion.job_id == job)).one_or_none()
+
+
+def versions_of_jobs(session: Session, jobs: Sequence[UUID]) -> dict[UUID, AdapterVersion]:
+    """What several finished jobs made, by job."""
+    found = session.scalars(select(AdapterVersion).where(AdapterVersion.job_id.in_(jobs)))
+    return {version.job_id: version for version in found}
 
 
 def evaluations_of(session: Session, version: UUID) -> Sequence[Evaluation]:
@@ -272,5 +281,5 @@ def lineage(session: Session, principal: Principal, subject: UUID) -> Sequence[L
         .order_by(LineageEdge.id)
     ).all()
     if not edges:
-        raise NotFound("Nothing descends from this, and it descends from nothing.")
+        raise NotFound(NO_LINEAGE)
     return edges

@@ -123,11 +123,16 @@ def manifest_of(base_model: BaseModel) -> Manifest:
 
 def get(session: Session, principal: Principal, name: str) -> BaseModel:
     """One base model by name, ready or not. Raises NotFound."""
-    require(principal, Permission.BASE_MODEL_READ)
-    found = session.scalars(select(BaseModel).where(BaseModel.name == name)).one_or_none()
+    found = find(session, principal, name)
     if found is None:
         raise NotFound("No such base model.")
     return found
+
+
+def find(session: Session, principal: Principal, name: str) -> BaseModel | None:
+    """One base model by name, ready or not, if there is one."""
+    require(principal, Permission.BASE_MODEL_READ)
+    return session.scalars(select(BaseModel).where(BaseModel.name == name)).one_or_none()
 
 
 def get_ready(session: Session, name: str) -> BaseModel:

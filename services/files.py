@@ -15,6 +15,7 @@ from domain.rows import RowsReport
 from models_db.files import File
 from models_db.jobs import Job
 from services import audit
+from services.cursors import known_cursor
 
 
 def register(
@@ -73,6 +74,7 @@ def list_page(
     if purpose is not None:
         statement = statement.where(File.purpose == purpose)
     if after is not None:
+        known_cursor(session, File, after)
         statement = statement.where(File.id > after if ascending else File.id < after)
     found = session.scalars(statement.order_by(File.id if ascending else File.id.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit

@@ -18,6 +18,7 @@ from domain.refusals import Invalid, NotFound, OverQuota, UnknownFile
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent
 from services import audit, base_models
+from services.cursors import known_cursor
 from services.doorbell import nudge
 
 # A client that got no answer asks again within this time (the OpenAI client's longest backoff is 8 s, twice).
@@ -163,7 +164,7 @@ def list_page(
     require(principal, Permission.JOB_READ)
     statement = select(Job)
     if after is not None:
-        statement = statement.where(Job.id < after)
+        statement = statement.where(Job.id < known_cursor(session, Job, after))
     if metadata:
         statement = statement.where(Job.job_metadata.contains(dict(metadata)))
     found = session.scalars(statement.order_by(Job.id.desc()).limit(limit + 1)).all()
@@ -177,7 +178,8 @@ def list_events(
     get(session, principal, job)
     statement = select(JobEvent).where(JobEvent.job_id == job)
     if after is not None:
-        number = select(JobEvent.number).where(JobEvent.id == after, JobEvent.job_id == job).scalar_subquery()
+        known_cursor(session, JobEvent, after)
+        number = select(JobEvent.number).where(JobEvent.id == after).scalar_subquery()
         statement = statement.where(JobEvent.number < number)
     found = session.scalars(statement.order_by(JobEvent.number.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit
@@ -190,7 +192,7 @@ def list_checkpoints(
     get(session, principal, job)
     statement = select(JobCheckpoint).where(JobCheckpoint.job_id == job, JobCheckpoint.rejected_at.is_(None))
     if after is not None:
-        statement = statement.where(JobCheckpoint.id < after)
+        statement = statement.where(JobCheckpoint.id < known_cursor(session, JobCheckpoint, after))
     found = session.scalars(statement.order_by(JobCheckpoint.id.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit
 

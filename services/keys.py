@@ -13,7 +13,7 @@ from domain.adapters import check_name
 from domain.audit import AuditEvent
 from domain.keys import new_key
 from domain.refusals import Denied, NotFound
-from models_db.departments import ApiKey, ServiceAccount
+from models_db.departments import ApiKey, Membership, ServiceAccount, User
 from services import audit, members
 
 
@@ -158,3 +158,11 @@ def delete_service_account(session: Session, principal: Principal, account: UUID
     found = get_service_account(session, principal, account)
     found.deleted_at = session.scalar(select(func.now()))
     audit.record(session, principal, AuditEvent.SERVICE_ACCOUNT_DELETED, resource=("service_account", account))
+
+
+def owner_of(session: Session, key: ApiKey) -> tuple[Membership, User] | ServiceAccount:
+    """Who a key of the department acts for."""
+    if key.service_account_id is not None:
+        return session.get_one(ServiceAccount, key.service_account_id)
+    membership = session.get_one(Membership, (key.department_id, key.user_id))
+    return membership, session.get_one(User, key.user_id)
