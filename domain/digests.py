@@ -14,11 +14,14 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 CHUNK_BYTES = 1 << 20
 
+# Of a file inside a tree: forward slashes, no part begins with a dot.
+PATH_PATTERN = r"^\w[\w.+-]*(/\w[\w.+-]*)*$"
+
 
 class ManifestFile(Frozen):
     """One file of a tree: its path inside it (forward slashes, no part begins with a dot), size and digest."""
 
-    path: Annotated[str, Field(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$", max_length=512)]
+    path: Annotated[str, Field(pattern=PATH_PATTERN, max_length=512)]
     bytes: Annotated[int, Field(ge=0)]
     digest: Digest
 

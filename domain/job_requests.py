@@ -28,77 +28,103 @@ class _Request(BaseModel):
 class Hyperparameters(_Request):
     """The client's three; each a number or "auto"."""
 
-    batch_size: Auto | Annotated[StrictInt, Field(ge=1, le=256)] = "auto"
-    n_epochs: Auto | Annotated[StrictInt, Field(ge=1, le=50)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[StrictInt | StrictFloat, Field(gt=0, le=100)] = "auto"
+    batch_size: Auto | Annotated[StrictInt, Field(ge=1, le=256)] = Field(
+        default="auto", description=f"Rows of a global batch, over all ranks; {DEFAULT_BATCH_SIZE} when left out."
+    )
+    n_epochs: Auto | Annotated[StrictInt, Field(ge=1, le=50)] = Field(
+        default="auto", description=f"Passes over the training file; {DEFAULT_EPOCHS} when left out."
+    )
+    learning_rate_multiplier: Auto | Annotated[StrictInt | StrictFloat, Field(gt=0, le=100)] = Field(
+        default="auto", description="Of the learning rate that suits the base model's width; 1 when left out."
+    )
 
 
 class Supervised(_Request):
     """The client's `method.supervised`."""
 
-    hyperparameters: Hyperparameters = Hyperparameters()
+    hyperparameters: Hyperparameters = Field(default=Hyperparameters(), description="Numbers, or `auto`.")
 
 
 class Method(_Request):
     """The client's `method`. Supervised fine-tuning is the one there is."""
 
-    type: Literal["supervised"]
-    supervised: Supervised = Supervised()
+    type: Literal["supervised"] = Field(description="Always `supervised`.")
+    supervised: Supervised = Field(default=Supervised(), description="Its settings.")
 
 
 class LoraRequest(_Request):
     """Ours, through the client's `extra_body={"lora": {...}}`. What is left out is chosen."""
 
-    rank: Annotated[StrictInt, Field(ge=1, le=MAX_LORA_RANK)] = 8
+    rank: Annotated[StrictInt, Field(ge=1, le=MAX_LORA_RANK)] = Field(default=8, description="LoRA rank.")
     alpha: Annotated[StrictInt | StrictFloat, Field(gt=0, le=4096)] | None = Field(
         default=None, description="Scale of the adapter; twice the rank when left out."
     )
-    dropout: Annotated[StrictInt | StrictFloat, Field(ge=0, lt=1)] = 0.0
-    target_modules: Literal["all-linear"] | Annotated[list[StrictStr], Field(min_length=1, max_length=64)] = (
-        "all-linear"
+    dropout: Annotated[StrictInt | StrictFloat, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Share of the adapter's inputs left out in training."
     )
-    use_rslora: StrictBool = False
+    target_modules: Literal["all-linear"] | Annotated[list[StrictStr], Field(min_length=1, max_length=64)] = Field(
+        default="all-linear", description="Layers to adapt, by the last part of their names."
+    )
+    use_rslora: StrictBool = Field(default=False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.")
     learning_rate: Annotated[StrictInt | StrictFloat, Field(gt=0, le=1)] | None = Field(
         default=None, description="Peak learning rate; excludes `learning_rate_multiplier`."
     )
-    weight_decay: Annotated[StrictInt | StrictFloat, Field(ge=0, le=1)] = 0.0
-    clip_norm: Annotated[StrictInt | StrictFloat, Field(ge=0, le=1e6)] = 1.0
-    schedule: Schedule = Schedule.LINEAR
-    warmup_ratio: Annotated[StrictInt | StrictFloat, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[StrictInt | StrictFloat, Field(ge=0, le=1)] = Field(default=0.0, description="Of AdamW.")
+    clip_norm: Annotated[StrictInt | StrictFloat, Field(ge=0, le=1e6)] = Field(
+        default=1.0, description="Gradients are clipped to this norm; 0 does not clip."
+    )
+    schedule: Schedule = Field(default=Schedule.LINEAR, description="How the learning rate falls after the warm-up.")
+    warmup_ratio: Annotated[StrictInt | StrictFloat, Field(ge=0, lt=1)] = Field(
+        default=0.05, description="Share of the steps in which the learning rate rises."
+    )
     max_steps: Annotated[StrictInt, Field(ge=1, le=MAX_TOTAL_STEPS)] | None = Field(
         default=None, description="Optimiser steps; excludes `n_epochs`."
     )
     max_seq_len: Annotated[StrictInt, Field(ge=8)] | None = Field(
         default=None, description="Tokens of the longest row; 512, or the base model's context where that is shorter."
     )
-    too_long: TooLong = TooLong.REFUSE
-    checkpoint_every_steps: Annotated[StrictInt, Field(ge=1)] | None = None
-    validate_every_steps: Annotated[StrictInt, Field(ge=0)] | None = None
+    too_long: TooLong = Field(
+        default=TooLong.REFUSE, description="Whether a row longer than `max_seq_len` refuses the job or is left out."
+    )
+    checkpoint_every_steps: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None, description=f"Steps between checkpoints; {CHECKPOINTS_PER_RUN} a run when left out."
+    )
+    validate_every_steps: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        default=None, description="Steps between validations; 0 validates only after the last step."
+    )
 
 
 class JobRequest(_Request):
     """`POST /v1/fine_tuning/jobs`."""
 
     model: StrictStr = Field(description="A registered base model's name.")
-    training_file: StrictStr
-    validation_file: StrictStr | None = None
+    training_file: StrictStr = Field(description="Id of the rows to learn from, `file-…`.")
+    validation_file: StrictStr | None = Field(
+        default=None, description="Id of rows that the loss is measured on while it trains."
+    )
     evaluation_file: StrictStr | None = Field(
         default=None, description="Held-out rows; the base model and the adapter are measured on them. Ours."
     )
     suffix: Annotated[StrictStr, Field(min_length=1, max_length=64)] | None = Field(
         default=None, description="Names the adapter; its versions are numbered from 1. `default` when left out."
     )
-    seed: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
+    seed: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = Field(
+        default=None, description="Of everything that is random in the job; chosen when left out."
+    )
     metadata: Annotated[
         dict[
             Annotated[StrictStr, Field(min_length=1, max_length=64)], Annotated[StrictStr, Field(max_length=512)]
         ],
         Field(max_length=16),
-    ] | None = None  # fmt: skip
-    hyperparameters: Hyperparameters | None = None
-    method: Method | None = None
-    lora: LoraRequest = LoraRequest()
-    integrations: Annotated[list[StrictStr], Field(max_length=0)] | None = None
+    ] | None = Field(default=None, description="Up to 16 pairs of the caller's own.")  # fmt: skip
+    hyperparameters: Hyperparameters | None = Field(
+        default=None, description="Deprecated by the client in favour of `method`; the same meaning."
+    )
+    method: Method | None = Field(default=None, description="How to train; supervised when left out.")
+    lora: LoraRequest = Field(default=LoraRequest(), description="Settings of the adapter. Ours.")
+    integrations: Annotated[list[StrictStr], Field(max_length=0)] | None = Field(
+        default=None, description="Accepted when empty."
+    )
 
     @property
     def chosen_hyperparameters(self) -> Hyperparameters:

@@ -1,6 +1,6 @@
 """Parse at the edge: a request's value into a frozen type, or the one refusal that names the first thing wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -23,6 +23,7 @@ _REFUSALS: Mapping[str, type[Invalid]] = {
     "too_long": OutOfRange,
 }
 _MAX_DETAILS = 100
+_MAX_SHOWN_CHARACTERS = 64
 
 
 def parse_as(model: type[Model], value: Any) -> Model:
@@ -30,25 +31,26 @@ def parse_as(model: type[Model], value: Any) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise refusal_of(error) from None
+        raise refusal_of(error.errors(include_url=False, include_input=False)) from None
 
 
-def refusal_of(error: ValidationError) -> Refusal:
-    """The refusal of a validation error: its first finding, with all of them (at most 100) as details."""
-    items = error.errors(include_url=False, include_input=False)[:_MAX_DETAILS]
+def refusal_of(errors: Sequence[Mapping[str, Any]]) -> Refusal:
+    """The refusal of pydantic's errors, one or more: the first, with all (at most 100) as details."""
     # `"auto" or a number`: what is wrong with the number says more than that it is not "auto".
-    findings = [_finding(item) for item in sorted(items, key=lambda item: item["type"] == "literal_error")]
+    ordered = sorted(errors[:_MAX_DETAILS], key=lambda error: error["type"] == "literal_error")
+    findings = [_finding(error) for error in ordered]
     kind, message, param = findings[0]
     details = tuple({"message": m, "param": p, "code": k.code} for k, m, p in findings)
     return kind(message, param=param, details=details)
 
 
-def _finding(item: Any) -> tuple[type[Invalid], str, str]:
-    kind = _REFUSALS.get(item["type"], WrongType if item["type"].endswith(("_type", "_parsing")) else Invalid)
+def _finding(error: Mapping[str, Any]) -> tuple[type[Invalid], str, str]:
+    kind = _REFUSALS.get(error["type"], WrongType if error["type"].endswith(("_type", "_parsing")) else Invalid)
     # Branches of a union appear in the location under their own names; the field itself is what a caller knows.
-    parts = [str(part) for part in item["loc"] if not _is_branch(part)]
+    # A field's name may be the caller's own invention: it is shown, but not at any length.
+    parts = [str(part)[:_MAX_SHOWN_CHARACTERS] for part in error["loc"] if not _is_branch(part)]
     param = ".".join(parts) or "body"
-    return kind, f"{param}: {item['msg']}.", param
+    return kind, f"{param}: {error['msg']}.", param
 
 
 def _is_branch(part: Any) -> bool:

@@ -60,3 +60,13 @@ def ring(app: Celery, nudge: Nudge) -> None:
         app.send_task(task, args=[str(nudge.job)], queue=queue, retry=False)
     except (OperationalError, OSError) as error:
         log.warning("The broker is down (%s); the sweeper will ring for job %s.", type(error).__name__, nudge.job)
+
+
+def answers(app: Celery) -> bool:
+    """Whether the broker takes a connection now."""
+    try:
+        with app.connection_for_write(connect_timeout=2) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+    except (OperationalError, OSError):
+        return False
+    return True
