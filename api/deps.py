@@ -1,0 +1,106 @@
+"""Who calls, and the sessions they may open."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Path, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
+
+from domain.access import PLATFORM_ROLES, Principal
+from domain.ids import IdKind, parse_id
+from domain.keys import INVALID_KEY_MESSAGE
+from domain.refusals import ControlCharacter, DepartmentNeeded, NotFound, Unauthenticated
+from runtime.wiring import Runtime
+from services import authentication, departments
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer tsk_…`.")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The principal of a request, and the parts of the service their request may use."""
+
+    runtime: Runtime
+    principal: Principal
+
+    @property
+    def department(self) -> UUID:
+        """The department the request acts in. Raises DepartmentNeeded for a platform key that chose none."""
+        if self.principal.department is None:
+            raise DepartmentNeeded("Choose a department with the header `OpenAI-Project`.", param="OpenAI-Project")
+        return self.principal.department
+
+    @contextmanager
+    def in_department(self) -> Iterator[Session]:
+        """One transaction of the caller's department. Raises DepartmentNeeded, or NotFound where there is none such."""
+        with self.runtime.department(self.department) as session:
+            if self.principal.roles & PLATFORM_ROLES:
+                # A department's key exists only in a department that does; a platform's key names any.
+                departments.get(session, self.principal, self.department)
+            yield session
+
+    def anywhere(self) -> AbstractContextManager[Session]:
+        """One transaction of the caller's department where there is one, else of the platform."""
+        return self.runtime.platform() if self.principal.department is None else self.in_department()
+
+
+def authenticated(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    """Resolve the presented key. Every route under /v1 stands behind this."""
+    _refuse_nul(request)
+    if credentials is None:
+        raise Unauthenticated(INVALID_KEY_MESSAGE)
+    runtime: Runtime = request.app.state.runtime
+    with runtime.platform() as session:
+        principal = authentication.authenticate(
+            session,
+            credentials.credentials,
+            chosen_department=_chosen_department(request),
+            request_id=request.state.request_id,
+            source_ip=request.client.host if request.client else None,
+        )
+    request.state.principal = principal
+    return Caller(runtime, principal)
+
+
+def _refuse_nul(request: Request) -> None:
+    """PostgreSQL stores no NUL: a name with one stands for nothing."""
+    if "\x00" in request.scope["path"]:
+        raise NotFound("No such object.")
+    if any("\x00" in text for pair in request.query_params.multi_items() for text in pair):
+        raise ControlCharacter("A parameter contains the character NUL.")
+
+
+def _chosen_department(request: Request) -> UUID | None:
+    chosen = request.headers.get("openai-project")
+    if not chosen:
+        return None
+    try:
+        return parse_id(IdKind.DEPARTMENT, chosen)
+    except NotFound:
+        raise NotFound("No such project.", param="OpenAI-Project") from None
+
+
+Authenticated = Annotated[Caller, Depends(authenticated)]
+
+
+def project_caller(
+    request: Request,
+    caller: Authenticated,
+    project_id: Annotated[str, Path(description="A department's id, `proj_…`.")],
+) -> Caller:
+    """The caller, acting in the department of the path. Raises NotFound for a department's key of any other."""
+    department = parse_id(IdKind.DEPARTMENT, project_id)
+    if not caller.principal.roles & PLATFORM_ROLES and caller.principal.department != department:
+        raise NotFound("No such project.")
+    principal = replace(caller.principal, department=department)
+    request.state.principal = principal
+    return Caller(caller.runtime, principal)
+
+
+InProject = Annotated[Caller, Depends(project_caller)]

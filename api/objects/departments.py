@@ -1,0 +1,35 @@
+from typing import Literal
+
+from pydantic import Field, StrictStr
+
+from api.objects.shape import Body, Identified, seconds
+from domain.ids import IdKind, public_id
+from models_db.departments import Department
+
+
+class ProjectRequest(Body):
+    """A department to create."""
+
+    name: StrictStr = Field(description="1 to 64 letters, digits, `.`, `_` or `-`.")
+
+
+class ProjectObject(Identified):
+    """A department."""
+
+    id: str = Field(description="`proj_…`.")
+    object: Literal["organization.project"] = Field(
+        default="organization.project", description="Always `organization.project`."
+    )
+    name: str = Field(description="Its name.")
+    created_at: int = Field(description="When it was created, in seconds since 1970.")
+    status: Literal["active"] = Field(default="active", description="Always `active`.")
+    archived_at: int | None = Field(default=None, description="Always null.")
+
+    @classmethod
+    def of(cls, department: Department) -> "ProjectObject":
+        """From its row."""
+        return cls(
+            id=public_id(IdKind.DEPARTMENT, department.id),
+            name=department.name,
+            created_at=seconds(department.created_at),
+        )

@@ -1,0 +1,34 @@
+"""Departments, which the client calls projects."""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+
+from api.bodies import json_body
+from api.deps import Authenticated, InProject
+from api.objects.departments import ProjectObject, ProjectRequest
+from api.objects.shape import Page, page_of
+from services import departments
+
+router = APIRouter(prefix="/v1/organization/projects", tags=["Organisation"])
+
+
+@router.post("", summary="Create a department")
+def create(caller: Authenticated, wanted: Annotated[ProjectRequest, json_body(ProjectRequest)]) -> ProjectObject:
+    """Create a department; for the operator. Its name stays its own for ever."""
+    with caller.runtime.platform() as session:
+        return ProjectObject.of(departments.create(session, caller.principal, wanted.name))
+
+
+@router.get("", summary="List departments")
+def list_all(caller: Authenticated) -> Page[ProjectObject]:
+    """Every department, newest first; for the operator and the auditor."""
+    with caller.runtime.platform() as session:
+        return page_of(map(ProjectObject.of, departments.list_all(session, caller.principal)))
+
+
+@router.get("/{project_id}", summary="Look at a department")  # noqa: FAST003 - taken by project_caller
+def retrieve(caller: InProject) -> ProjectObject:
+    """One department: one's own, or any for the operator and the auditor."""
+    with caller.in_department() as session:
+        return ProjectObject.of(departments.get(session, caller.principal, caller.department))

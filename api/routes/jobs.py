@@ -1,0 +1,128 @@
+"""Fine-tuning jobs: submit, look, cancel."""
+
+import re
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from sqlalchemy.orm import Session
+
+from api.bodies import json_body
+from api.deps import Authenticated, Caller
+from api.objects.jobs import JobCheckpointObject, JobEventObject, JobObject
+from api.objects.shape import Page, page_of
+from api.pages import After
+from domain.ids import IdKind, parse_id
+from domain.job_requests import JobRequest
+from models_db.jobs import Job
+from services import adapters, jobs
+from services.jobs import JobLimits
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
+
+JobId = Annotated[str, Path(description="A job's id, `ftjob-…`.")]
+_METADATA = re.compile(r"metadata\[(.{1,64})\]")
+_METADATA_PARAMETER = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "style": "deepObject",
+            "description": "Pairs that must all hold: `metadata[key]=value`.",
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+        }
+    ]
+}
+
+
+def _object(session: Session, caller: Caller, job: Job) -> JobObject:
+    version = adapters.version_of_job(session, job.id)
+    return JobObject.of(job, version, organisation=caller.runtime.settings.organisation)
+
+
+@router.post("", summary="Submit a job")
+def create(caller: Authenticated, request: Request, wanted: Annotated[JobRequest, json_body(JobRequest)]) -> JobObject:
+    """Train an adapter. Everything that can be told without the base model's tokenizer is checked here.
+
+    A repetition that the client marks as one, within a minute, answers with the job already made.
+    """
+    settings = caller.runtime.settings
+    with caller.in_department() as session:
+        job = jobs.submit(
+            session,
+            caller.principal,
+            wanted,
+            limits=JobLimits(
+                max_unfinished_jobs=settings.max_unfinished_jobs, max_total_steps=settings.max_total_steps
+            ),
+            seed=secrets.randbelow(2**31),
+            is_retry=request.headers.get("x-stainless-retry-count", "0") != "0",
+        )
+        return _object(session, caller, job)
+
+
+@router.get("", summary="List jobs", openapi_extra=_METADATA_PARAMETER)
+def list_page(
+    caller: Authenticated,
+    request: Request,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page.")] = 20,
+) -> Page[JobObject]:
+    """The department's jobs, newest first."""
+    pairs = {match[1]: value for key, value in request.query_params.items() if (match := _METADATA.fullmatch(key))}
+    cursor = None if after is None else parse_id(IdKind.JOB, after)
+    organisation = caller.runtime.settings.organisation
+    with caller.in_department() as session:
+        found, has_more = jobs.list_page(session, caller.principal, after=cursor, limit=limit, metadata=pairs)
+        versions = adapters.versions_of_jobs(session, [job.id for job in found])
+        return page_of(
+            (JobObject.of(job, versions.get(job.id), organisation=organisation) for job in found), has_more=has_more
+        )
+
+
+@router.get("/{job_id}", summary="Look at a job")
+def retrieve(caller: Authenticated, job_id: JobId) -> JobObject:
+    """A job, its settings in force and how far it is."""
+    with caller.in_department() as session:
+        return _object(session, caller, jobs.get(session, caller.principal, parse_id(IdKind.JOB, job_id)))
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job")
+def cancel(caller: Authenticated, job_id: JobId) -> JobObject:
+    """End a waiting job at once; ask the worker of a running one to stop, which takes until its next heartbeat."""
+    with caller.in_department() as session:
+        job = jobs.request_cancel(session, caller.principal, parse_id(IdKind.JOB, job_id))
+        return _object(session, caller, job)
+
+
+@router.get("/{job_id}/events", summary="Read a job's events")
+def list_events(
+    caller: Authenticated,
+    job_id: JobId,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Events a page.")] = 20,
+) -> Page[JobEventObject]:
+    """The job's story and its measurements, newest first."""
+    job = parse_id(IdKind.JOB, job_id)
+    cursor = None if after is None else parse_id(IdKind.JOB_EVENT, after)
+    with caller.in_department() as session:
+        found, has_more = jobs.list_events(session, caller.principal, job, after=cursor, limit=limit)
+        return page_of(map(JobEventObject.of, found), has_more=has_more)
+
+
+@router.get("/{job_id}/checkpoints", summary="List a job's checkpoints")
+def list_checkpoints(
+    caller: Authenticated,
+    job_id: JobId,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Checkpoints a page.")] = 10,
+) -> Page[JobCheckpointObject]:
+    """The points from which the job can go on, newest first."""
+    cursor = None if after is None else parse_id(IdKind.JOB_CHECKPOINT, after)
+    organisation = caller.runtime.settings.organisation
+    with caller.in_department() as session:
+        job = jobs.get(session, caller.principal, parse_id(IdKind.JOB, job_id))
+        found, has_more = jobs.list_checkpoints(session, caller.principal, job.id, after=cursor, limit=limit)
+        return page_of(
+            (JobCheckpointObject.of(point, job, organisation=organisation) for point in found), has_more=has_more
+        )
