@@ -1,6 +1,7 @@
 """`tsugiki audit`: who did what, when, to which object."""
 
 import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -12,18 +13,14 @@ from cli.session import Session
 from domain.audit import AuditEvent, Outcome
 
 
-def _actor(event: JsonObject) -> str | None:
-    actor = event.get("actor") or {}
-    if actor.get("type") == "api_key":
-        key = actor.get("api_key") or {}
-        owner = key.get("user") or key.get("service_account") or {}
-        return owner.get("email") or owner.get("id") or key.get("id")
-    return actor.get("type")
+def _actor(event: JsonObject) -> str:
+    key = event["actor"]["api_key"] or {}
+    owner = key.get("user") or key.get("service_account") or {}
+    return str(owner.get("id") or event["actor"]["type"])
 
 
-def _resource(event: JsonObject) -> str | None:
-    resource = event.get("resource") or event.get(event["type"]) or {}
-    return resource.get("id") if isinstance(resource, dict) else None
+def _id(noun: str) -> Callable[[JsonObject], str | None]:
+    return lambda event: (event[noun] or {}).get("id")
 
 
 COLUMNS = (
@@ -31,8 +28,8 @@ COLUMNS = (
     Column("action", "type"),
     Column("outcome", "outcome"),
     Column("actor", _actor),
-    Column("department", lambda item: (item.get("project") or {}).get("name") or (item.get("project") or {}).get("id")),
-    Column("resource", _resource),
+    Column("resource", _id("resource")),
+    Column("department", _id("project")),
 )
 
 

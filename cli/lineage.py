@@ -10,6 +10,7 @@ from rich.tree import Tree
 from cli.connection import JsonObject
 from cli.output import plain
 from cli.session import Session
+from domain.ids import IdKind
 
 
 def lineage(
@@ -28,11 +29,12 @@ def lineage(
 def tree(object_id: str, edges: Sequence[JsonObject]) -> Tree:
     """The object, below it what it came from, then what came from it."""
     root = Tree(Text(plain(object_id), style="bold"))
+    # A version may be asked for by its model's name.
+    is_version = object_id.startswith((IdKind.ADAPTER_VERSION, "ft:"))
     for edge in edges:
-        if edge["subject"] == object_id:
+        if is_version:
             root.add(_line(edge["relation"], edge["object_name"], edge["object"]))
-    for edge in edges:
-        if edge["subject"] != object_id:
+        else:
             root.add(_line(f"{edge['relation']} of", edge["subject_name"], edge["subject"]))
     return root
 
