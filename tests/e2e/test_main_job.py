@@ -10,10 +10,11 @@ from pathlib import Path
 import openai
 import pytest
 import torch
-from conftest import BASE_MODEL, Department, RunningService, as_jsonl, colour_rows, make_department
 from openai.types.fine_tuning import FineTuningJob
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.e2e.conftest import BASE_MODEL, Department, RunningService, as_jsonl, colour_rows, make_department
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import RunningService, start_service, stop_service
+
+from tests.e2e.conftest import RunningService, start_service, stop_service
 
 TSUGIKI = str(Path(sys.executable).with_name("tsugiki"))
 
@@ -24,8 +25,8 @@ def directory(tmp_path: Path) -> Path:
 def running(directory: Path) -> Iterator[RunningService]:
     service = start_service(directory)
     yield service
-    if service.process.poll() is None:
-        service.process.kill()
+    service.process.kill()
+    service.process.wait()
 
 
 def descendants(root: int) -> set[int]:
