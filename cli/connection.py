@@ -47,15 +47,15 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint, department: str | None = None) -> None:
         self.endpoint, self._department = endpoint, department
-        self._http = httpx.Client(
-            base_url=endpoint.base_url,
-            headers={"Authorization": f"Bearer {endpoint.api_key}"}
-            | ({"OpenAI-Project": department} if department else {}),
-            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            # The key goes to the named service only: no proxy of the environment, no redirect.
-            trust_env=False,
-            follow_redirects=False,
-        )
+        headers = {"Authorization": f"Bearer {endpoint.api_key}"}
+        if department:
+            headers["OpenAI-Project"] = department
+        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        with translated():
+            # A redirect is not followed: the key goes to the named service only.
+            self._http = httpx.Client(
+                base_url=endpoint.base_url, headers=headers, timeout=timeout, follow_redirects=False
+            )
 
     @cached_property
     def client(self) -> openai.OpenAI:
@@ -66,6 +66,12 @@ class Connection:
             project=self._department,
             timeout=READ_TIMEOUT_S,
         )
+
+    def close(self) -> None:
+        """Give the sockets back."""
+        self._http.close()
+        if "client" in self.__dict__:
+            self.client.close()
 
     def get(self, *path: str, query: Query | None = None) -> JsonObject:
         """GET /v1/path/…; each part of the path is quoted. Raises Refused or Unreachable."""

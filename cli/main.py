@@ -61,7 +61,8 @@ def root(
 ) -> None:
     """Remember who calls and how to answer; nothing connects before a command needs it."""
     options = Options(base_url=base_url, api_key=api_key, endpoint_file=endpoint, department=department)
-    context.obj = Session(options, Output(as_json=as_json))
+    context.obj = session = Session(options, Output(as_json=as_json))
+    context.call_on_close(session.close)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What one call of the command line knows: the connection, the output, and the department it is about."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ class Session:
 
     def __init__(self, options: Options, output: Output) -> None:
         self._options, self.output = options, output
+        self._opened = ExitStack()
 
     @classmethod
     def of(cls, context: typer.Context) -> "Session":
@@ -53,8 +55,8 @@ class Session:
     def connection(self) -> Connection:
         """The caller's connection, in the department of `--department` where one is given."""
         named = self._options.department
-        plain = Connection(self.endpoint)
-        return Connection(self.endpoint, _department_id(plain, named)) if named else plain
+        plain = self._connect(self.endpoint)
+        return self._connect(self.endpoint, _department_id(plain, named)) if named else plain
 
     @cached_property
     def audit_connection(self) -> Connection:
@@ -62,12 +64,21 @@ class Session:
         auditor_key = self.endpoint.auditor_key
         if auditor_key is None:
             return self.connection
-        return Connection(Endpoint(self.endpoint.base_url, auditor_key))
+        return self._connect(Endpoint(self.endpoint.base_url, auditor_key))
+
+    def _connect(self, endpoint: Endpoint, department: str | None = None) -> Connection:
+        connection = Connection(endpoint, department)
+        self._opened.callback(connection.close)
+        return connection
+
+    def close(self) -> None:
+        """Close what was connected."""
+        self._opened.close()
 
     def department(self, named: str | None) -> str:
         """The id of the department this call is about: the one named, else `--department`'s, else the key's own."""
         if chosen := named or self._options.department:
-            return _department_id(Connection(self.endpoint), chosen)
+            return _department_id(self.connection, chosen)
         own: str | None = self.connection.get("me").get("department")
         if own is None:
             raise typer.BadParameter("This key stands outside all departments: say which with --department.")

@@ -62,7 +62,7 @@ class Followed:
         except (Unreachable, Refused) as error:
             if isinstance(error, Refused) and error.status < SERVER_ERROR:
                 raise
-            self.away_since = self.away_since or now
+            self.away_since = now if self.away_since is None else self.away_since
             if now - self.away_since > PATIENCE_S:
                 raise
         else:

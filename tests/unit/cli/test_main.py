@@ -1,0 +1,281 @@
+"""What the command line says and how it ends, against a service that answers as told."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.main import hoisted
+from tests.unit.cli.conftest import Run, Stub
+
+PROJECT = "proj_0193" + "0" * 28
+JOB: dict[str, Any] = {
+    "id": "ftjob-1", "object": "fine_tuning.job", "status": "running", "model": "smollm2", "adapter": None,
+    "user_provided_suffix": "triage", "progress": {"step": 3, "total_steps": 9, "loss": 1.5, "phase": "training"},
+    "created_at": 1_790_000_000, "finished_at": None, "fine_tuned_model": None, "error": None,
+}  # fmt: skip
+
+
+def listed(*items: dict[str, Any], has_more: bool = False) -> dict[str, Any]:
+    last = items[-1]["id"] if items else None
+    return {"object": "list", "data": list(items), "has_more": has_more, "first_id": None, "last_id": last}
+
+
+# --- refusals and exit statuses ---------------------------------------------------------------------------------------
+
+
+def test_a_refusal_is_one_line_with_message_code_and_param(tsugiki: Run, stub: Stub) -> None:
+    stub.refuse(
+        "POST /organization/projects", 409, "There is a department of that name.", code="name_taken", param="name"
+    )
+    ended = tsugiki("departments", "create", "hr")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err == "error: There is a department of that name. (code name_taken, param name)\n"
+
+
+def test_the_official_clients_refusals_read_the_same(tsugiki: Run, stub: Stub) -> None:
+    stub.refuse("GET /fine_tuning/jobs/ftjob-9", 404, "No such fine-tuning job.", code="not_found")
+    ended = tsugiki("jobs", "show", "ftjob-9")
+    assert (ended.status, ended.err) == (1, "error: No such fine-tuning job. (code not_found)\n")
+
+
+def test_a_wrong_key_is_told_plainly(tsugiki: Run, stub: Stub) -> None:
+    stub.refuse("GET /me", 401, "Incorrect API key provided.", code="invalid_api_key")
+    ended = tsugiki("whoami")
+    assert (ended.status, ended.err) == (1, "error: Incorrect API key provided. (code invalid_api_key)\n")
+
+
+@pytest.mark.parametrize("arguments", [("whoami",), ("files", "show", "file-1")])
+def test_nobody_there_is_one_line(bare: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("TSUGIKI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+    monkeypatch.setenv("TSUGIKI_API_KEY", "tsk_mine")
+    ended = bare(*arguments)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err == "error: Nothing answers there. Is the service running?\n"
+
+
+def test_an_answer_that_is_not_the_services_is_not_repeated(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /me", b"<html>a proxy\x1b[2J</html>", status=502)
+    ended = tsugiki("whoami")
+    assert (ended.status, ended.err) == (1, "error: The answer was HTTP 502, and not from Tsugiki.\n")
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "file:///etc/passwd", "http://[::1/v1"])
+def test_a_base_url_that_is_none_is_told_plainly(bare: Run, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TSUGIKI_BASE_URL", url)
+    monkeypatch.setenv("TSUGIKI_API_KEY", "tsk_mine")
+    ended = bare("whoami")
+    assert ended.status == 1
+    assert ended.err.startswith("error: The base URL is not one")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("jobs", "lst"), ("jobs", "show"), ("audit", "--action", "nonsense"), ("files", "upload", "/nowhere")]
+)
+def test_a_wrong_command_ends_with_2(tsugiki: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
+    ended = tsugiki(*arguments)
+    assert (ended.status, stub.asked) == (2, [])
+
+
+def test_a_servers_message_cannot_steer_the_terminal(tsugiki: Run, stub: Stub) -> None:
+    stub.refuse("GET /me", 400, "bad \x1b]0;owned\x07\nsecond line", code="bad")
+    assert tsugiki("whoami").err == "error: bad \ufffd]0;owned\ufffd\ufffdsecond line (code bad)\n"
+
+
+# --- which service, whose key -----------------------------------------------------------------------------------------
+
+
+def endpoint_file(folder: Path, stub: Stub) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / "endpoint.json"
+    keys = {"admin_key": "tsk_operator", "auditor_key": "tsk_auditor"}
+    file.write_text(json.dumps({"base_url": stub.base_url} | keys))
+    return file
+
+
+def test_without_an_endpoint_it_says_what_to_set(bare: Run) -> None:
+    ended = bare("whoami")
+    assert ended.status == 1
+    assert "TSUGIKI_BASE_URL" in ended.err
+
+
+def test_a_local_services_file_is_found_and_its_operators_key_used(bare: Run, stub: Stub, tmp_path: Path) -> None:
+    endpoint_file(tmp_path / ".tsugiki", stub)
+    stub.answer("GET /base_models", listed())
+    assert bare("base-models", "list").status == 0
+    assert stub.asked[0][1]["authorization"] == "Bearer tsk_operator"
+
+
+def test_the_audit_trail_is_read_with_the_files_auditor_key(bare: Run, stub: Stub, tmp_path: Path) -> None:
+    file = endpoint_file(tmp_path / "elsewhere", stub)
+    stub.answer("GET /organization/audit_logs", listed())
+    assert bare("--endpoint", str(file), "audit").status == 0
+    assert stub.asked[0][1]["authorization"] == "Bearer tsk_auditor"
+
+
+def test_a_files_key_is_never_sent_to_another_base_url(
+    bare: Run, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint_file(tmp_path / ".tsugiki", stub)
+    monkeypatch.setenv("TSUGIKI_BASE_URL", stub.base_url)
+    ended = bare("whoami")
+    assert (ended.status, stub.asked) == (1, [])
+    assert ended.err == "error: TSUGIKI_BASE_URL is set but TSUGIKI_API_KEY is not.\n"
+
+
+def test_a_platform_key_acts_in_the_department_named(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /organization/projects", listed({"id": PROJECT, "name": "hr", "created_at": 0}))
+    stub.answer("GET /fine_tuning/jobs", listed())
+    assert tsugiki("--department", "hr", "jobs", "list").status == 0
+    assert stub.asked[-1][1]["openai-project"] == PROJECT
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [("--json", "jobs", "show", "ftjob-1"), ("jobs", "show", "ftjob-1", "--json")])
+def test_json_prints_the_apis_object_before_and_after_the_command(
+    tsugiki: Run, stub: Stub, arguments: tuple[str, ...]
+) -> None:
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | {"added_later": 1})
+    assert tsugiki(*arguments).json == JOB | {"added_later": 1}
+
+
+def test_json_behind_a_double_dash_is_an_argument() -> None:
+    assert hoisted(["lineage", "--", "--json"]) == ["lineage", "--", "--json"]
+    assert hoisted(["jobs", "--json", "list"]) == ["--json", "jobs", "list"]
+
+
+def test_a_list_is_read_to_its_end(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /adapters", listed({"id": "adapter-2"}, has_more=True))
+    stub.answer("GET /adapters", listed({"id": "adapter-1"}))
+    assert [item["id"] for item in tsugiki("adapters", "list", "--json").json] == ["adapter-2", "adapter-1"]
+    assert "after=adapter-2" in stub.requests()[1]
+
+
+def test_an_id_is_whole_in_a_pipe(tsugiki: Run, stub: Stub) -> None:
+    job = JOB | {"id": "ftjob-" + "0123456789abcdef" * 2}
+    stub.answer("GET /fine_tuning/jobs", listed(job))
+    assert job["id"] in tsugiki("jobs", "list").out
+
+
+def test_a_new_keys_secret_stands_alone_on_standard_output(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /me", {"department": PROJECT})
+    stub.answer(f"POST /organization/projects/{PROJECT}/api_keys", {"id": "key_1", "value": "tsk_secret"})
+    assert tsugiki("keys", "create", "--user", "user-1").out == "tsk_secret\n"
+
+
+def test_a_name_is_quoted_into_the_path(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /base_models/a%2F..%2Fb", {})
+    tsugiki("base-models", "show", "a/../b", "--json")
+    assert stub.requests() == ["GET /base_models/a%2F..%2Fb"]
+
+
+def test_lineage_is_drawn_from_a_version_to_what_it_came_from(tsugiki: Run, stub: Stub) -> None:
+    edge = {"subject": "adapterver-1", "relation": "trained_on", "object": "file-1", "object_name": "rows.jsonl"}
+    stub.answer("GET /lineage/adapterver-1", {"id": "adapterver-1", "edges": [edge | {"subject_name": "triage:1"}]})
+    shown = tsugiki("lineage", "adapterver-1").out
+    assert shown.splitlines() == ["adapterver-1", "└── trained on  rows.jsonl  file-1"]
+
+
+def test_lineage_is_drawn_from_a_file_to_what_came_from_it(tsugiki: Run, stub: Stub) -> None:
+    edge = {"subject": "adapterver-1", "relation": "trained_on", "object": "file-1", "object_name": "rows.jsonl"}
+    stub.answer("GET /lineage/file-1", {"id": "file-1", "edges": [edge | {"subject_name": "triage:1"}]})
+    shown = tsugiki("lineage", "file-1").out
+    assert shown.splitlines() == ["file-1", "└── trained on of  triage:1  adapterver-1"]
+
+
+def test_audit_filters_become_the_clients_query(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /organization/audit_logs", listed())
+    tsugiki("audit", "--action", "job.submitted", "--action", "file.read", "--outcome", "denied",
+            "--since", "2026-11-25T00:00:00", "--department", PROJECT, "--limit", "7")  # fmt: skip
+    query = stub.requests()[0].partition("?")[2]
+    assert query.count("event_types%5B%5D=") == 2
+    assert f"project_ids%5B%5D={PROJECT}" in query
+    # 2026-11-25T00:00:00Z, by `date -u -d 2026-11-25 +%s`.
+    assert "effective_at%5Bgte%5D=1795564800" in query
+    assert "limit=7" in query
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def test_submit_uploads_local_files_and_sends_only_what_was_said(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
+    rows = tmp_path / "train.jsonl"
+    rows.write_text('{"messages": []}\n')
+    stub.answer("POST /files", {"id": "file-7", "object": "file"})
+    stub.answer("POST /fine_tuning/jobs", JOB)
+    ended = tsugiki("jobs", "submit", "--model", "smollm2", "--train", str(rows), "--evaluation", "file-8",
+                    "--max-steps", "9", "--learning-rate", "0.001")  # fmt: skip
+    assert ended.out == "Submitted ftjob-1. Watch it: tsugiki jobs watch ftjob-1\n"
+    assert json.loads(stub.asked[-1][2]) == {
+        "model": "smollm2",
+        "training_file": "file-7",
+        "evaluation_file": "file-8",
+        "lora": {"max_steps": 9, "learning_rate": 0.001},
+    }
+
+
+def test_a_training_file_that_is_neither_here_nor_an_id_ends_with_2(tsugiki: Run, stub: Stub) -> None:
+    ended = tsugiki("jobs", "submit", "--model", "smollm2", "--train", "rows.jsonl")
+    assert (ended.status, stub.asked) == (2, [])
+
+
+@pytest.mark.parametrize(("state", "status"), [("succeeded", 0), ("failed", 1), ("cancelled", 1)])
+def test_watch_ends_with_0_only_if_the_job_succeeded(tsugiki: Run, stub: Stub, state: str, status: int) -> None:
+    error = {"message": "The loss is not finite.", "code": "non_finite_loss", "param": None}
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | {"status": state, "error": error if state == "failed" else None})
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/events", listed())
+    ended = tsugiki("jobs", "watch", "ftjob-1")
+    assert ended.status == status
+    assert ("The loss is not finite. (code non_finite_loss)" in ended.err) == (state == "failed")
+
+
+def test_watch_with_json_prints_the_job_alone(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | {"status": "succeeded"})
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/events", listed())
+    assert tsugiki("jobs", "watch", "ftjob-1", "--json").json["status"] == "succeeded"
+
+
+# --- base models ------------------------------------------------------------------------------------------------------
+
+
+def model_folder(folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_add_sends_only_the_files_that_are_missing(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "base")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (folder / "modeling.py").write_text("import os")
+    files = [
+        {"path": "config.json", "bytes": 11, "uploaded": True},
+        {"path": "model.safetensors", "bytes": 17, "uploaded": False},
+    ]
+    stub.answer("POST /base_models", {"id": "base", "files": files})
+    stub.answer("PUT /base_models/base/files/model.safetensors", {})
+    stub.answer("GET /base_models/base", {"id": "base", "status": "ready", "digest": "sha256:1"})
+    assert tsugiki("base-models", "add", "base", "--from", str(folder)).status == 0
+    proposed = json.loads(stub.asked[0][2])
+    assert [file["path"] for file in proposed["files"]] == [
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    assert [request for request in stub.requests() if request.startswith("PUT")] == [
+        "PUT /base_models/base/files/model.safetensors"
+    ]
+    assert stub.asked[1][2] == b"model.safetensors"
+
+
+def test_a_folder_without_weights_is_refused_before_anything_is_sent(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "base")
+    (folder / "model.safetensors").unlink()
+    ended = tsugiki("base-models", "add", "base", "--from", str(folder))
+    assert (ended.status, stub.asked) == (1, [])
+    assert "(code invalid_request, param files)" in ended.err

@@ -1,0 +1,101 @@
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cli.connection import Connection, Refused, Unreachable
+from cli.endpoint import Endpoint
+from cli.watch import PATIENCE_S, Followed, follow, picture, sparkline
+from tests.unit.cli.conftest import Stub
+
+JOB = {"id": "ftjob-1", "object": "fine_tuning.job", "status": "queued", "progress": None, "error": None}
+RUNNING = {"step": 4, "total_steps": 8, "loss": 0.5, "tokens_per_s": 321.0, "eta_s": 75.0, "phase": "training"}
+
+
+def metrics(step: int, loss: float) -> dict[str, Any]:
+    data = {"step": step, "total_steps": 8, "train_loss": loss}
+    return {"id": f"ftevent-{step}", "object": "fine_tuning.job.event", "type": "metrics", "data": data}
+
+
+def page(*events: dict[str, Any]) -> dict[str, Any]:
+    return {"object": "list", "data": list(events), "has_more": False}
+
+
+@pytest.fixture
+def followed(stub: Stub) -> Iterator[Followed]:
+    connection = Connection(Endpoint(stub.base_url, "tsk_mine"))
+    connection.client.max_retries = 0
+    yield Followed(connection, JOB, title="triage")
+    connection.close()
+
+
+def drawn(job: Followed) -> str:
+    out = io.StringIO()
+    Console(file=out, width=140).print(picture([job]))
+    return out.getvalue()
+
+
+def test_a_job_is_watched_through_its_states_to_its_end(stub: Stub, followed: Followed) -> None:
+    for job in (JOB, JOB | {"status": "running", "progress": RUNNING}, JOB | {"status": "succeeded"}):
+        stub.answer("GET /fine_tuning/jobs/ftjob-1", job)
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/events", page())
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/events", page(metrics(4, 0.5), metrics(1, 2.0)))
+    waited: list[float] = []
+    out = io.StringIO()
+    follow([followed], Console(file=out, width=140), sleep=waited.append)
+    assert followed.succeeded
+    assert followed.losses == {1: 2.0, 4: 0.5}
+    assert len(waited) == 2
+    assert out.getvalue().splitlines()[:2] == [
+        "triage: queued  ",
+        "triage: running: training  step 4/8  loss 0.500  321 tokens/s  1 min 15 s left",
+    ]
+
+
+def test_a_service_that_restarts_is_waited_for(stub: Stub, followed: Followed) -> None:
+    stub.refuse("GET /fine_tuning/jobs/ftjob-1", 503, "Away.", code="service_unavailable")
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | {"status": "running", "progress": RUNNING})
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/events", page())
+    followed.look(now=0)
+    assert "waiting for the service" in drawn(followed)
+    followed.look(now=1)
+    assert followed.away_since is None
+    assert "step 4/8" in drawn(followed)
+
+
+@pytest.mark.parametrize("status", [503, None])
+def test_a_service_that_stays_away_ends_the_watching(stub: Stub, followed: Followed, status: int | None) -> None:
+    if status is None:
+        followed.connection = Connection(Endpoint("http://127.0.0.1:9/v1", "tsk_mine"))
+        followed.connection.client.max_retries = 0
+    else:
+        stub.refuse("GET /fine_tuning/jobs/ftjob-1", status, "Away.", code="service_unavailable")
+    followed.look(now=0)
+    followed.look(now=PATIENCE_S)
+    with pytest.raises((Refused, Unreachable)):
+        followed.look(now=PATIENCE_S + 1)
+    followed.connection.close()
+
+
+def test_a_job_that_is_gone_is_not_waited_for(stub: Stub, followed: Followed) -> None:
+    stub.refuse("GET /fine_tuning/jobs/ftjob-1", 404, "No such fine-tuning job.", code="not_found")
+    with pytest.raises(Refused):
+        followed.look(now=0)
+
+
+def test_the_picture_shows_state_figures_and_the_course_of_the_loss(followed: Followed) -> None:
+    followed.job = JOB | {"status": "running", "progress": RUNNING}
+    followed.losses = {1: 2.0, 2: 1.0, 4: 0.5}
+    shown = drawn(followed)
+    for part in ("triage", "running: training", "step 4/8", "loss 0.500", "321 tokens/s", "1 min 15 s left", "2.000"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [([1.0], "▁"), ([2.0, 2.0], "▁▁"), ([8.0, 1.0], "█▁"), ([1.0, 4.5, 8.0], "▁▅█"), ([8.0, 8.0, 1.0, 1.0], "█▁")],
+)
+def test_a_sparkline_is_the_mean_of_each_of_its_columns(values: list[float], shown: str) -> None:
+    assert sparkline(values, columns=3 if len(values) < 4 else 2) == shown
