@@ -7,16 +7,14 @@ import time
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 from domain.digests import Manifest, manifest_of_tree
 from runtime.wiring import Runtime
 from services import leases
 from services.leases import Claim, ResumePoint
-from storage.errors import StorageUnavailable
 from storage.keys import Key
 from workers.fence import Fence
-from workers.patience import Patience
+from workers.patience import AWAY, Patience
 from workers.progress import Metrics
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ class CheckpointUploads:
             return
         try:
             self.upload_newest(metrics)
-        except (StorageUnavailable, SQLAlchemyError) as error:
+        except AWAY as error:
             log.warning("job %s: a checkpoint waits to be stored (%s)", self._held.job, type(error).__name__)
             self._not_before = time.monotonic() + RETRY_AFTER_S
 

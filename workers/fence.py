@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from domain.refusals import LeaseLost
 from runtime.wiring import Runtime
 from services import leases
 from services.leases import Claim
+from workers.patience import AWAY
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ class Fence:
             except LeaseLost:
                 self._lose()
                 return
-            except SQLAlchemyError as error:
+            except AWAY as error:
                 log.warning("job %s: the lease could not be renewed (%s)", self._held.job, type(error).__name__)
                 wait_s = self._lease_s / RENEWALS_PER_LEASE**2
                 continue

@@ -1,6 +1,7 @@
 """What a run is given, fetched by digest into the folder its ranks read."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from domain.digests import Digest
@@ -38,8 +39,12 @@ def fetch_resume_point(runtime: Runtime, held: Claim, to: Path, patience: Patien
             fetch_checkpoint(runtime, held, resume, to=to, patience=patience)
         except (ObjectMissing, DigestMismatch):
             shutil.rmtree(to, ignore_errors=True)
-            with runtime.department(held.department) as session:
-                resume = leases.reject_checkpoint(session, held, resume)
+            resume = patience.insist(partial(_reject, runtime, held, resume))
         else:
             return resume
     return None
+
+
+def _reject(runtime: Runtime, held: Claim, damaged: ResumePoint) -> ResumePoint | None:
+    with runtime.department(held.department) as session:
+        return leases.reject_checkpoint(session, held, damaged)

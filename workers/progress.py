@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 from domain.plans import ProgressRecord
 from runtime.wiring import Runtime
 from services import leases
 from services.leases import Claim
+from workers.patience import AWAY
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class ProgressReport:
         try:
             with self._runtime.department(self._held.department) as session:
                 leases.record_progress(session, self._held, self._newest, self._events)
-        except SQLAlchemyError as error:
+        except AWAY as error:
             log.warning("job %s: progress could not be recorded (%s)", self._held.job, type(error).__name__)
             return
         self._changed, self._events = False, []

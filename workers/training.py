@@ -4,9 +4,6 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from domain.refusals import LeaseLost
 from runtime.wiring import Runtime
@@ -16,13 +13,11 @@ from workers import verdicts
 from workers.attempt import Attempt
 from workers.engine_process import Launcher
 from workers.fence import Fence
-from workers.patience import StopAsked
+from workers.patience import Patience, StopAsked
 from workers.scratch import scratch_folder
 from workers.verdicts import Ended, Verdict
 
 log = logging.getLogger(__name__)
-
-DATABASE_RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,17 +48,17 @@ class Worker:
     def _run(self, held: Claim, fence: Fence) -> None:
         log.info("job %s: claimed, epoch %d, step %d", held.job, held.epoch, held.resume.step if held.resume else 0)
         try:
-            with scratch_folder(self.runtime.settings.work_dir, held.job.hex) as folder:
-                verdict = self._attempt(held, fence, folder)
-            self._write_down(held, fence, verdict)
+            verdict = self._attempt(held, fence)
+            Patience(fence.pause).insist(lambda: self._write_down(held, fence, verdict))
         except LeaseLost:
             # Whoever holds the job now decides.
             log.warning("job %s: epoch %d ended without the lease; nothing is written", held.job, held.epoch)
 
-    def _attempt(self, held: Claim, fence: Fence, folder: Path) -> Verdict:
-        attempt = Attempt(self.runtime, held, fence, stop=self.stop, launcher=self.launcher, folder=folder)
+    def _attempt(self, held: Claim, fence: Fence) -> Verdict:
         try:
-            return attempt.run()
+            with scratch_folder(self.runtime.settings.work_dir, held.job.hex) as folder:
+                attempt = Attempt(self.runtime, held, fence, stop=self.stop, launcher=self.launcher, folder=folder)
+                return attempt.run()
         except LeaseLost:
             raise
         except Ended as ended:
@@ -76,14 +71,7 @@ class Worker:
             return verdicts.of_error(held, error)
 
     def _write_down(self, held: Claim, fence: Fence, verdict: Verdict) -> None:
-        while True:
-            fence.check()
-            try:
-                with self.runtime.department(held.department) as session:
-                    verdict(session)
-            except (OperationalError, InterfaceError) as error:
-                # If the commit's answer alone was lost, the next try finds the lease ended, which is the truth.
-                log.warning("job %s: its end could not be written yet (%s)", held.job, type(error).__name__)
-                fence.pause(DATABASE_RETRY_S)
-            else:
-                return
+        # If only the answer to a commit was lost, the next try finds the lease ended: LeaseLost, which is the truth.
+        fence.check()
+        with self.runtime.department(held.department) as session:
+            verdict(session)

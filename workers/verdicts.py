@@ -10,7 +10,8 @@ from domain.plans import FailureKind, RunFailure, RunReport
 from services import adapters, leases
 from services.adapters import EvaluationPair
 from services.leases import Claim, JobError, ResumePoint
-from storage.errors import DigestMismatch, ObjectMissing, StorageUnavailable
+from storage.errors import DigestMismatch, ObjectMissing
+from workers.patience import AWAY
 from workers.supervisor import Exit
 
 Verdict = Callable[[Session], object]
@@ -91,7 +92,7 @@ def of_exit(held: Claim, ended: Exit) -> Verdict:
 
 def of_error(held: Claim, error: Exception) -> Verdict:
     """The worker itself could not go on."""
-    if isinstance(error, StorageUnavailable):
+    if isinstance(error, AWAY):
         return released(held)
     if isinstance(error, (ObjectMissing, DigestMismatch)):
         # No checkpoint's, which could be done without.

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, make_url, select, text
 
 from domain.access import Principal, PrincipalType, Role
 from domain.base_models import facts_of_config, weights_of_header
-from domain.digests import digest_of, manifest_of_tree
+from domain.digests import Manifest, digest_of, manifest_of_tree
 from domain.job_requests import JobRequest
 from domain.plans import Device, InspectReport, Precision
 from domain.rows import RowsReport
@@ -36,6 +36,7 @@ from runtime.wiring import Runtime
 from services import base_models, departments, files, jobs, validation
 from services.jobs import JobLimits
 from storage.keys import Key
+from storage.objects import ObjectStore
 from workers.engine_process import Launcher
 from workers.training import Worker
 
@@ -102,7 +103,8 @@ class Department:
 
     def submit(self, *, steps: int = 4, checkpoint_every: int = 2, **more: object) -> UUID:
         request = JobRequest.model_validate(
-            {"model": BASE_MODEL, "training_file": self.upload(self.rows(16, salt=next(self._names))), **more}
+            {"model": BASE_MODEL, "training_file": self.upload(self.rows(16, salt=next(self._names)))}
+            | more
             | {"hyperparameters": {"batch_size": 2},
                "lora": {"max_steps": steps, "checkpoint_every_steps": checkpoint_every, "max_seq_len": 128}}
         )  # fmt: skip
@@ -151,6 +153,17 @@ class Department:
         (file,) = (file for file in version.manifest["files"] if file["path"] == name)
         return b"".join(self.runtime.objects.stream(Key.blob(self.id, file["digest"]), file["digest"]))
 
+    def waits_unrung(self, waiting: list[UUID], seconds: float) -> bool:
+        """Whether nobody has rung for these jobs for so long."""
+        before = text("SELECT clock_timestamp() - make_interval(secs => :seconds)")
+        with self.runtime.department(self.id) as session:
+            since = session.execute(before, {"seconds": seconds}).scalar_one()
+            return all(session.get_one(Job, job).nudged_at < since for job in waiting)
+
+    def base_model(self) -> Manifest:
+        with self.runtime.platform() as session:
+            return base_models.manifest_of(base_models.get_ready(session, BASE_MODEL))
+
     def flush_broker(self) -> None:
         with self.runtime.queue.connection_for_write() as connection:
             connection.default_channel.client.flushall()
@@ -160,9 +173,18 @@ class Department:
             length: int = connection.default_channel.client.llen(queue)
             return length
 
-    def worker(self, launcher: Launcher | None = None, **settings: float) -> Worker:
+    def erase_rows(self, job: UUID) -> None:
+        self.runtime.objects.erase(Key.blob(self.id, self.job(job).spec["data"]["train"]))
+
+    def worker(
+        self, launcher: Launcher | None = None, *, objects: ObjectStore | None = None, **settings: float
+    ) -> Worker:
         """A worker in this process."""
-        runtime = replace(self.runtime, settings=self.runtime.settings.model_copy(update=settings))
+        runtime = replace(
+            self.runtime,
+            settings=self.runtime.settings.model_copy(update=settings),
+            objects=objects or self.runtime.objects,
+        )
         return Worker(runtime, "in-process", threading.Event(), launcher or Launcher())
 
 

@@ -1,7 +1,8 @@
 """A test double of `python -m engine`, obeying the process contract of domain/plans.py without torch.
 
 Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT and
-`abort_after_checkpoint` when it has something to lose, `non_finite` fails, `mute` tells nothing and never ends.
+`abort_after_checkpoint` when it has something to lose, `non_finite` and `bad_checkpoint` fail, `mute` tells nothing and
+never ends.
 """
 
 import json
@@ -63,6 +64,9 @@ class Training:
     def run(self) -> None:
         # Each step adds its number: a run that was resumed comes to the same state as one that was not.
         step, state = self.plan.resume_step or 0, 0
+        if step and "bad_checkpoint" in self.behaviour:
+            self.write("failure.json", RunFailure(kind=FailureKind.BAD_CHECKPOINT, message="It does not fit."))
+            return
         if step:
             state = json.loads((self.inputs / "checkpoint" / "state.json").read_text())
         while step < self.total:

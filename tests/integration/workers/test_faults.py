@@ -8,6 +8,7 @@ import pytest
 
 from domain.jobs import JobState
 from services import leases
+from storage.errors import StorageUnavailable
 from workers.sweeper import sweep
 
 LEASE_S = 3
@@ -155,3 +156,42 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(department: Any, fake:
     assert rejected.details["step"] == 4
     # 1 + 2 + … + 6: the steps after the first checkpoint were all done again, and none twice.
     assert department.adapter_file(job, "state.json") == b"21"
+
+
+def test_a_checkpoint_that_the_engine_refuses_is_used_no_more(department: Any, fake: Any) -> None:
+    job = department.submit_queued(steps=6, checkpoint_every=2)
+    for behaviour in ("abort_after_checkpoint", "bad_checkpoint", "slow"):
+        assert department.worker(fake(behaviour)).run_next()
+    assert state_of(department, job) == JobState.SUCCEEDED
+    assert [claim.details["resume_step"] for claim in department.audited("job.claimed")] == [None, 2, None]
+
+
+def test_a_store_that_fails_at_times_costs_no_attempt(department: Any, fake: Any) -> None:
+    job = department.submit_queued(steps=6, checkpoint_every=2)
+    store = FailsEverySecondTime(department.runtime.objects)
+    assert department.worker(fake("slow"), objects=store).run_next()
+    assert store.failures >= 3
+    assert (state_of(department, job), department.job(job).epoch) == (JobState.SUCCEEDED, 1)
+    assert department.adapter_file(job, "state.json") == b"21"
+
+
+class FailsEverySecondTime:
+    def __init__(self, objects: Any) -> None:
+        self._objects, self._calls, self.failures = objects, 0, 0
+
+    def __getattr__(self, verb: str) -> Any:
+        def call(*arguments: object) -> object:
+            self._calls += 1
+            if self._calls % 2:
+                self.failures += 1
+                raise StorageUnavailable("away")
+            return getattr(self._objects, verb)(*arguments)
+
+        return call
+
+
+def test_inputs_that_are_gone_fail_the_job(department: Any, fake: Any) -> None:
+    job = department.submit_queued()
+    department.erase_rows(job)
+    assert department.worker(fake()).run_next()
+    assert department.job(job).error["code"] == "artifact_missing"
