@@ -6,7 +6,7 @@ Refused: NaN, Infinity and numbers beyond a double; duplicate keys (smuggling: t
 
 import json
 import math
-from typing import Any, NoReturn
+from typing import Any
 
 from domain.refusals import (
     ByteOrderMark,
@@ -22,11 +22,16 @@ MAX_DEPTH = 32
 
 # Far above MAX_DEPTH and far below the interpreter's recursion limit: the parser itself must not run out of stack.
 _MAX_OPEN_BRACKETS = 256
+_MAX_INTEGER_CHARACTERS = 19
+_MAX_SHOWN_CHARACTERS = 64
 _BOM = b"\xef\xbb\xbf"
 
 
 def parse(content: bytes, *, param: str | None = None) -> Any:
-    """The value of one JSON text. Raises the refusal that names what is wrong; `param` says where."""
+    """The value of one JSON text. Raises the refusal that names what is wrong.
+
+    `param` says where a line of a file stands; without it, as for a request's body, the field is named.
+    """
     if content.startswith(_BOM):
         raise ByteOrderMark("The text begins with a byte order mark.", param=param)
     try:
@@ -38,13 +43,12 @@ def parse(content: bytes, *, param: str | None = None) -> Any:
         value = json.loads(
             text,
             object_pairs_hook=lambda pairs: _unique(pairs, param),
-            parse_constant=lambda name: _refuse_constant(name, param),
-            parse_float=lambda digits: _finite(digits, param),
-            parse_int=lambda digits: _bounded_int(digits, param),
+            parse_constant=lambda name: _constant(name, param),
+            parse_int=_bounded_int,
         )
     except json.JSONDecodeError as error:
         raise InvalidJson(f"Not valid JSON at character {error.pos}: {error.msg}.", param=param) from None
-    _check_values(value, param, depth=1)
+    _check_values(value, param, path=())
     return value
 
 
@@ -67,46 +71,45 @@ def _check_nesting(text: str, param: str | None) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]], param: str | None) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise DuplicateKey("A key stands twice in one object.", param=param)
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise DuplicateKey("A key stands twice in one object.", param=param or key[:_MAX_SHOWN_CHARACTERS])
+        found[key] = value
     return found
 
 
-def _refuse_constant(name: str, param: str | None) -> NoReturn:
-    raise NotFinite(f"{name} is not a JSON number.", param=param)
+def _constant(name: str, param: str | None) -> float:
+    """NaN or an infinity: no JSON in a file's line; in a body, refused later, where its field is known."""
+    if param is not None:
+        raise InvalidJson(f"{name} is not JSON.", param=param)
+    return float(name)
 
 
-def _finite(digits: str, param: str | None) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise NotFinite("A number is too large for a double.", param=param)
-    return value
-
-
-def _bounded_int(digits: str, param: str | None) -> int:
+def _bounded_int(digits: str) -> int | float:
     # 2**63 has 19 digits: longer ones fit no column and take quadratic time to parse.
-    if len(digits) > 19:  # noqa: PLR2004 - explained above
-        raise NotFinite("An integer is too large.", param=param)
-    return int(digits)
+    return int(digits) if len(digits) <= _MAX_INTEGER_CHARACTERS else math.inf
 
 
-def _check_values(value: Any, param: str | None, *, depth: int) -> None:
-    if depth > MAX_DEPTH + 1:
+def _check_values(value: Any, param: str | None, *, path: tuple[str, ...]) -> None:
+    if len(path) > MAX_DEPTH:
         raise TooDeep(f"Nested deeper than {MAX_DEPTH} levels.", param=param)
+    where = param or ".".join(path) or None
     if isinstance(value, str):
-        _check_text(value, param)
+        _check_text(value, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise NotFinite("Not a finite number that fits.", param=where)
     elif isinstance(value, dict):
         for key, item in value.items():
-            _check_text(key, param)
-            _check_values(item, param, depth=depth + 1)
+            _check_text(key, where)
+            _check_values(item, param, path=(*path, key[:_MAX_SHOWN_CHARACTERS]))
     elif isinstance(value, list):
-        for item in value:
-            _check_values(item, param, depth=depth + 1)
+        for place, item in enumerate(value):
+            _check_values(item, param, path=(*path, str(place)))
 
 
-def _check_text(text: str, param: str | None) -> None:
+def _check_text(text: str, where: str | None) -> None:
     if "\x00" in text:
-        raise ControlCharacter("A string contains the character NUL.", param=param)
+        raise ControlCharacter("A string contains the character NUL.", param=where)
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidUtf8("A string contains half of a surrogate pair.", param=param)
+        raise InvalidUtf8("A string contains half of a surrogate pair.", param=where)
