@@ -1,0 +1,172 @@
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from uuid import UUID
+
+import boto3
+import pytest
+from sqlalchemy import create_engine, text
+
+from domain.digests import Manifest, ManifestFile, digest_of
+from domain.ids import IdKind, parse_id
+from domain.plans import Device, EvaluationReport, InspectReport, Precision, RunReport
+from models_db.tables import Table
+from runtime.wiring import Runtime
+from services import adapters, leases, validation
+from services.adapters import EvaluationPair
+from storage.keys import Key
+from tests.integration.conftest import Database, Department, rows
+
+ADAPTER_FILES = {
+    "adapter_config.json": b'{"r": 8}',
+    "adapter_model.safetensors": bytes(range(256)) * 5000,
+}
+
+
+@pytest.fixture(scope="module")
+def finish(runtime: Runtime) -> Callable[[Department, str], None]:
+    """Play the worker: take a submitted job, leave a checkpoint and measurements, and register a version."""
+
+    def finished(department: Department, job_id: str) -> None:
+        key, job = parse_id(IdKind.DEPARTMENT, department.id), parse_id(IdKind.JOB, job_id)
+        manifest = _stored(runtime, key)
+        with runtime.department(key) as session:
+            validation.accept(session, job, InspectReport(files=(), problems=()))
+        with runtime.department(key) as session:
+            claim = leases.claim(session, job, worker="a test", lease_s=60)
+            assert claim
+            progress = {"step": 1, "total_steps": 2, "eta_s": 60.0}
+            leases.record_progress(session, claim, progress, [{"step": 1, "total_steps": 2, "train_loss": 1.5}])
+            leases.record_checkpoint(session, claim, step=1, manifest=manifest, metrics={"step": 1, "train_loss": 1.5})
+        with runtime.department(key) as session:
+            adapters.register(
+                session, claim, organisation="acme", manifest=manifest, report=_report(job), evaluation=_evaluation()
+            )
+
+    return finished
+
+
+def _stored(runtime: Runtime, department: UUID) -> Manifest:
+    files = []
+    for path, content in ADAPTER_FILES.items():
+        digest = digest_of(content)
+        runtime.objects.put(Key.blob(department, digest), BytesIO(content), digest, len(content))
+        files.append(ManifestFile(path=path, bytes=len(content), digest=digest))
+    return Manifest.of(files)
+
+
+def _report(job: UUID) -> RunReport:
+    return RunReport(
+        run=job.hex, steps=2, trained_tokens=100, supervised_tokens=40, train_s=1.0, tokens_per_s=100.0,
+        final_train_loss=1.0, validation_loss=0.9, validation_token_accuracy=0.5, trainable_parameters=10,
+        total_parameters=100, peak_memory_bytes=1, precision=Precision.FP32, device=Device.CPU, world_size=2,
+        skipped_rows=0, versions={"python": "3"},
+    )  # fmt: skip
+
+
+def _evaluation() -> EvaluationPair:
+    base = EvaluationReport(
+        evaluation="base", rows=4, supervised_tokens=4, loss=2.0, token_accuracy=0.25, choice_rows=0, accuracy=None,
+        seconds=1.0,
+    )  # fmt: skip
+    return EvaluationPair(base=base, adapter=base.model_copy(update={"loss": 1.0}))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A department in which a job has run to its end."""
+
+    department: Department
+    file: str
+    job: str
+    adapter: str
+    version: str
+    model: str
+
+
+@pytest.fixture(scope="module")
+def make_finished(
+    make_department: Callable[[], Department], base_model: str, finish: Callable[[Department, str], None]
+) -> Callable[[str], Finished]:
+    """Make a department, and a finished job of it whose adapter has that name."""
+
+    def made(adapter: str) -> Finished:
+        department = make_department()
+        file = department.upload(rows(8))
+        job = department.client().fine_tuning.jobs.create(
+            model=base_model, training_file=file, suffix=adapter, extra_body={"evaluation_file": file}
+        )
+        finish(department, job.id)
+        with department.http() as http:
+            version = http.get(f"/adapters/{adapter}/versions/1").raise_for_status().json()
+        return Finished(department, file, job.id, adapter, version["id"], version["model"])
+
+    return made
+
+
+@dataclass(frozen=True)
+class Contents:
+    """How many rows each table has, and which objects there are. Audit events are counted by type."""
+
+    rows: dict[str, int]
+    objects: frozenset[str]
+    events: Counter[str]
+
+
+@pytest.fixture(scope="module")
+def contents(runtime: Runtime, database: Database) -> Iterator[Callable[[], Contents]]:
+    """Take stock of database and bucket."""
+    settings = runtime.settings
+    client = boto3.session.Session().client(
+        "s3", endpoint_url=settings.s3_endpoint, region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+    )  # fmt: skip
+    engine = create_engine(database.admin_url)
+    names = [table.name for table in Table.metadata.sorted_tables if table.name != "audit_events"]
+
+    def taken() -> Contents:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket)
+        objects = frozenset(item["Key"] for page in pages for item in page.get("Contents", []))
+        with engine.connect() as connection:
+            counts = {
+                name: connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()  # noqa: S608
+                for name in names
+            }
+            events = Counter(connection.execute(text("SELECT action FROM audit_events")).scalars())
+        return Contents(counts, objects, events)
+
+    yield taken
+    engine.dispose()
+    client.close()
+
+
+@pytest.fixture
+def unchanged(contents: Callable[[], Contents]) -> Callable[..., object]:
+    """A block after which rows and objects must be as before, and the audit trail longer by exactly these events."""
+
+    @contextmanager
+    def block(**events: int) -> Iterator[None]:
+        before = contents()
+        yield
+        after = contents()
+        assert after.rows == before.rows
+        assert after.objects == before.objects
+        told = {name.replace(".", "_"): number for name, number in (after.events - before.events).items()}
+        assert told == events
+
+    return block
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[Callable[[], bool]], None]:
+    def waited(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    return waited

@@ -1,0 +1,203 @@
+"""One test over every route of the OpenAPI document: another department's id answers as one that nobody has."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from domain.ids import IdKind, public_id
+from tests.integration.api.conftest import Finished
+from tests.integration.conftest import http, rows
+
+# Routes with no id in their path: who calls decides what they see, or they take ids otherwise, tested below.
+WITHOUT_ID = {
+    "GET /v1/me", "GET /v1/models", "GET /v1/files", "POST /v1/files", "GET /v1/fine_tuning/jobs",
+    "POST /v1/fine_tuning/jobs", "GET /v1/adapters", "GET /v1/organization/projects", "POST /v1/organization/projects",
+    "GET /v1/organization/users", "POST /v1/organization/users", "GET /v1/organization/audit_logs",
+}  # fmt: skip
+# Base models are the organisation's: every department sees all of them, and none may change one.
+SHARED = {
+    "GET /v1/base_models", "POST /v1/base_models", "GET /v1/base_models/{base_model}",
+    "PUT /v1/base_models/{base_model}/files/{path}",
+}  # fmt: skip
+BODIES: dict[str, dict[str, object]] = {
+    "POST /v1/organization/projects/{project_id}/users/{user_id}": {"role": "member"},
+    "POST /v1/organization/projects/{project_id}/service_accounts": {"name": "robot"},
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """Ids by the name of their path parameter."""
+
+    ids: dict[str, str]
+
+    def path(self, template: str, **chosen: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda match: (self.ids | chosen)[match[1]], template).removeprefix("/v1")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    ours: Finished
+    caller: httpx.Client
+    theirs: Side
+    nobodys: Side
+    finished: Finished
+
+
+def ids_of(finished: Finished) -> dict[str, str]:
+    department = finished.department
+    with department.http(department.admin) as admin:
+        base = f"/organization/projects/{department.id}"
+        account = admin.post(f"{base}/service_accounts", json={"name": "robot"}).raise_for_status().json()
+    return {
+        "file_id": finished.file, "job_id": finished.job, "name": finished.adapter, "reference": "1",
+        "object_id": finished.version, "model": finished.model, "project_id": department.id,
+        "user_id": department.trainer.id, "service_account_id": account["id"], "key_id": account["api_key"]["id"],
+    }  # fmt: skip
+
+
+def invented() -> dict[str, str]:
+    kinds = {
+        "file_id": IdKind.FILE, "job_id": IdKind.JOB, "object_id": IdKind.ADAPTER_VERSION,
+        "project_id": IdKind.DEPARTMENT, "user_id": IdKind.USER, "service_account_id": IdKind.SERVICE_ACCOUNT,
+        "key_id": IdKind.API_KEY,
+    }  # fmt: skip
+    made = {name: public_id(kind, uuid4()) for name, kind in kinds.items()}
+    return made | {"name": "nobody", "reference": "1", "model": f"ft:tiny:acme:nobody:{uuid4().hex}"}
+
+
+@pytest.fixture(scope="module")
+def neighbours(make_finished: Callable[[str], Finished], api_url: str) -> Iterator[Neighbours]:
+    ours, finished = make_finished("ours"), make_finished("theirs")
+    strongest = ours.department.member("department_admin", "trainer", "data_steward", "inference")
+    with http(api_url, strongest.key) as caller:
+        yield Neighbours(ours, caller, Side(ids_of(finished)), Side(invented()), finished)
+
+
+@pytest.fixture(scope="module")
+def routes(api_url: str) -> list[str]:
+    document = httpx.get(api_url.removesuffix("/v1") + "/openapi.json").raise_for_status().json()
+    return [
+        f"{method.upper()} {path}"
+        for path, operations in document["paths"].items()
+        for method in operations
+        if path.startswith("/v1/")
+    ]
+
+
+def said(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
+    headers = {name: value for name, value in answer.headers.items() if name not in {"x-request-id", "date"}}
+    return answer.status_code, answer.content, headers
+
+
+def test_every_route_is_here(routes: list[str]) -> None:
+    with_id = {route for route in routes if "{" in route} - SHARED
+    assert with_id | WITHOUT_ID | SHARED == set(routes)
+    assert len(with_id) >= 28
+
+
+def test_another_departments_id_in_a_path_answers_as_nobodys(neighbours: Neighbours, routes: list[str]) -> None:
+    ours = neighbours.ours.department.id
+    for route in set(routes) - WITHOUT_ID - SHARED:
+        method, _, template = route.partition(" ")
+        body = BODIES.get(route, {"user_id": neighbours.theirs.ids["user_id"], "name": "x"})
+        options = {} if method != "POST" or template.endswith("/cancel") else {"json": body}
+        if template.endswith("/users") and options:
+            options = {"json": {"user_id": body["user_id"], "role": "member"}}
+        variants: list[dict[str, str]] = [{}]
+        if "{project_id}" in template and template.count("{") > 1:
+            variants.append({"project_id": ours})
+        for chosen in variants:
+            theirs = neighbours.caller.request(method, neighbours.theirs.path(template, **chosen), **options)
+            nobodys = neighbours.caller.request(method, neighbours.nobodys.path(template, **chosen), **options)
+            assert said(theirs) == said(nobodys), route
+            assert theirs.status_code == 404, (route, theirs.text)
+
+
+def test_nothing_of_theirs_was_changed_by_all_that(neighbours: Neighbours) -> None:
+    with neighbours.finished.department.http() as them:
+        ids = neighbours.theirs.ids
+        assert them.get(f"/files/{ids['file_id']}").is_success
+        assert them.get(f"/fine_tuning/jobs/{ids['job_id']}").json()["status"] == "succeeded"
+    with neighbours.finished.department.http(neighbours.finished.department.admin) as admin:
+        base = f"/organization/projects/{ids['project_id']}"
+        for path in (f"users/{ids['user_id']}", f"service_accounts/{ids['service_account_id']}",
+                     f"api_keys/{ids['key_id']}"):  # fmt: skip
+            assert admin.get(f"{base}/{path}").is_success
+
+
+@pytest.mark.parametrize("param", ["training_file", "validation_file", "evaluation_file"])
+def test_another_departments_file_in_a_job_answers_as_nobodys(neighbours: Neighbours, param: str) -> None:
+    answers = []
+    for side in (neighbours.theirs, neighbours.nobodys):
+        body = {"model": "tiny", "training_file": neighbours.ours.file} | {param: side.ids["file_id"]}
+        answers.append(neighbours.caller.post("/fine_tuning/jobs", json=body))
+    assert said(answers[0]) == said(answers[1])
+    assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (400, "unknown_file")
+
+
+def test_another_departments_person_gets_no_key_here(neighbours: Neighbours) -> None:
+    path = f"/organization/projects/{neighbours.ours.department.id}/api_keys"
+    answers = [
+        neighbours.caller.post(path, json={"user_id": side.ids["user_id"], "name": "x"})
+        for side in (neighbours.theirs, neighbours.nobodys)
+    ]
+    assert said(answers[0]) == said(answers[1])
+    assert answers[0].status_code == 404
+
+
+def test_another_departments_cursor_answers_as_nobodys(neighbours: Neighbours) -> None:
+    job, ours = neighbours.finished.job, f"/fine_tuning/jobs/{neighbours.ours.job}"
+    with neighbours.finished.department.http() as them:
+        cursors = {
+            "/files": neighbours.finished.file,
+            "/fine_tuning/jobs": job,
+            "/adapters": them.get("/adapters").json()["last_id"],
+            f"{ours}/events": them.get(f"/fine_tuning/jobs/{job}/events").json()["last_id"],
+            f"{ours}/checkpoints": (them.get(f"/fine_tuning/jobs/{job}/checkpoints").json()["last_id"]),
+            f"/adapters/{neighbours.ours.adapter}/versions": neighbours.finished.version,
+        }
+    for path, theirs in cursors.items():
+        prefix = re.match(r"[a-z]+[-_]", theirs)
+        assert prefix
+        nobodys = prefix[0] + uuid4().hex
+        answers = [neighbours.caller.get(path, params={"after": cursor}) for cursor in (theirs, nobodys)]
+        assert said(answers[0]) == said(answers[1]), path
+        assert answers[0].status_code == 404, path
+
+
+def test_lists_and_filters_show_nothing_of_theirs(neighbours: Neighbours) -> None:
+    theirs = {value for name, value in neighbours.theirs.ids.items() if name not in {"reference", "name"}}
+    for path in ("/files", "/fine_tuning/jobs", "/adapters", "/models", "/organization/users",
+                 f"/organization/projects/{neighbours.ours.department.id}/users",
+                 f"/organization/projects/{neighbours.ours.department.id}/api_keys",
+                 f"/organization/projects/{neighbours.ours.department.id}/service_accounts",
+                 "/organization/audit_logs?limit=100"):  # fmt: skip
+        answer = neighbours.caller.get(path)
+        assert answer.is_success, path
+        assert not [found for found in theirs if found in answer.text], path
+    for name in ("project_ids", "actor_ids", "resource_ids"):
+        for value in theirs:
+            found = neighbours.caller.get("/organization/audit_logs", params={f"{name}[]": value})
+            assert found.json()["data"] == [], (name, value)
+
+
+def test_a_departments_key_cannot_choose_another_department(neighbours: Neighbours, api_url: str) -> None:
+    key = neighbours.ours.department.trainer.key
+    answers = []
+    for side in (neighbours.theirs, neighbours.nobodys):
+        with http(api_url, key, openai_project=side.ids["project_id"]) as client:
+            answers.append(client.get("/files"))
+    assert said(answers[0]) == said(answers[1])
+    assert answers[0].status_code == 404
+
+
+def test_equal_bytes_of_two_departments_are_two_files(neighbours: Neighbours) -> None:
+    ours = neighbours.ours.department.upload(rows(8, salt=99))
+    theirs = neighbours.finished.department.upload(rows(8, salt=99))
+    assert neighbours.ours.department.client().files.delete(ours).deleted
+    assert neighbours.finished.department.client().files.content(theirs).read() == rows(8, salt=99)
