@@ -1,0 +1,147 @@
+"""The docs name what there is, and point at what is there."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from domain.access import MATRIX, Permission, Role
+from domain.audit import AuditEvent, Outcome
+from domain.jobs import JobState
+from domain.plans import FailureKind
+from domain.refusals import Refusal
+from runtime.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+# What the edge answers beside refusals: no such method, a bug, a part that is away.
+EDGE_CODES = {"method_not_allowed": 405, "internal_error": 500, "service_unavailable": 503}
+
+
+def _table(page: str, header: str) -> dict[str, list[str]]:
+    """A page's table whose first column is called `header`: what stands there in backticks, to the row's other cells."""
+    rows: dict[str, list[str]] = {}
+    lines = iter((DOCS / page).read_text().splitlines())
+    for line in lines:
+        if line.startswith(f"| {header} |"):
+            next(lines)
+            break
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        first, *others = (cell.strip() for cell in line.strip("|").split("|"))
+        for name in re.findall(r"`([^`]+)`", first):
+            assert name not in rows, name
+            rows[name] = others
+    return rows
+
+
+def _subclasses(kind: type[Refusal]) -> Iterator[type[Refusal]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def test_every_setting_is_told_with_its_default() -> None:
+    told = {name: cells[0].strip("`") for name, cells in _table("settings.md", "setting").items()}
+    assert told == {name: _shown_default(name) for name in Settings.model_fields}
+
+
+def _shown_default(name: str) -> str:
+    field = Settings.model_fields[name]
+    if field.is_required():
+        return "required"
+    assert not isinstance(field.default, SecretStr)
+    return "none" if field.default is None else str(field.default)
+
+
+def test_every_error_code_is_told_with_its_status() -> None:
+    told = {code: int(cells[0]) for code, cells in _table("api.md", "code").items()}
+    assert told == EDGE_CODES | {kind.code: kind.status for kind in _subclasses(Refusal)}
+
+
+def test_every_way_a_job_fails_is_told() -> None:
+    assert set(_table("job-lifecycle.md", "code")) >= set(FailureKind)
+
+
+def test_every_audit_event_is_told() -> None:
+    assert set(_table("audit-events.md", "event")) == set(AuditEvent)
+    page = (DOCS / "audit-events.md").read_text()
+    assert all(f"`{outcome}`" in page for outcome in Outcome)
+
+
+def test_every_permission_is_told_with_the_roles_that_have_it() -> None:
+    told = _table("security.md", "permission")
+    assert set(told) == set(Permission)
+    for permission, roles in MATRIX.items():
+        shown = told[permission][0]
+        if shown.startswith("everyone"):
+            assert roles == set(Role)
+        else:
+            assert set(shown.split(", ")) == roles, permission
+
+
+def test_every_role_and_definer_function_of_the_database_is_told() -> None:
+    schema = "".join(path.read_text() for path in (ROOT / "migrations" / "versions").glob("*.sql"))
+    reviewed = re.findall(r"CREATE FUNCTION (\w+)\([^;]*?SECURITY DEFINER", schema)
+    assert set(_table("security.md", "function")) == set(reviewed)
+    assert set(_table("security.md", "role")) == set(re.findall(r"^-- (tsugiki_\w+) ", schema, re.MULTILINE))
+
+
+def test_every_state_of_a_job_is_told() -> None:
+    told = "".join((DOCS / name).read_text() for name in ("job-lifecycle.md", "api.md"))
+    assert [state for state in JobState if state not in told] == []
+
+
+def test_every_target_of_the_makefile_that_docs_name_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+        assert named <= targets, page
+
+
+def test_every_function_that_the_lifecycle_names_exists() -> None:
+    page = (DOCS / "job-lifecycle.md").read_text()
+    for module, name in re.findall(r"`((?:domain|services|workers|runtime)(?:\.[a-z_]+)+)\.(\w+)`", page):
+        source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
+        assert re.search(rf"^(?:def |class ){name}\b|^{name}\b", source, re.MULTILINE), f"{module}.{name}"
+    for name in re.findall(r"`leases\.(\w+)`", page):
+        assert f"def {name}(" in (ROOT / "services" / "leases.py").read_text(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_a_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#][^)]*)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve()
+        assert linked.is_relative_to(ROOT), target
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, target
+
+
+def test_every_decision_says_why_and_what_follows() -> None:
+    records = sorted((DOCS / "decisions").glob("*.md"))
+    assert [record.name[:4] for record in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
+    for record in records:
+        text = record.read_text()
+        assert text.startswith(f"# {record.name[:4]} ")
+        assert all(f"**{part}.**" in text for part in ("Context", "Decision", "Consequences")), record.name
+
+
+def test_no_file_knows_the_machine_it_was_written_on() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    places = re.compile("|".join(map(re.escape, (f"{ROOT}/", f"{ROOT.parent / 'shared'}/", "../" + "shared"))))
+    for name in listed.stdout.rstrip("\0").split("\0"):
+        path = ROOT / name
+        if path.suffix in {".md", ".py", ".yml", ".toml", ".sql", ".txt", ".json"} and path.is_file():
+            assert not places.search(path.read_text()), name
