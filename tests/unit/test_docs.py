@@ -23,7 +23,7 @@ EDGE_CODES = {"method_not_allowed": 405, "internal_error": 500, "service_unavail
 
 
 def _table(page: str, header: str) -> dict[str, list[str]]:
-    """A page's table whose first column is called `header`: what stands there in backticks, to the row's other cells."""
+    """A page's table whose first column is `header`: what stands there in backticks, to the row's other cells."""
     rows: dict[str, list[str]] = {}
     lines = iter((DOCS / page).read_text().splitlines())
     for line in lines:
