@@ -17,7 +17,7 @@ from cli.endpoint import Endpoint
 
 # Says that a folder is a demonstration's, which the next one may begin anew.
 MARKER = "this-is-a-demonstration"
-START_WITHIN_S = 90
+START_WITHIN_S = 180
 STOP_WITHIN_S = 40
 POLL_S = 0.1
 LOG_LINES = 25
