@@ -39,7 +39,7 @@ class Attempt:
         plan = self._plan(resume)
         self._workspace.write_plan(plan)
         report = ProgressReport(self._runtime, self._held, self._out / "progress.jsonl")
-        uploads = self._uploads(resume)
+        uploads = self._uploads(report, resume)
         ended = self._train(plan, report, uploads)
         report.send()
         if self._fence.cancel_asked:
@@ -47,7 +47,7 @@ class Attempt:
         if trained := self._workspace.read_result(RunReport, self._run_id, "report.json"):
             return self._finish(plan.compute, trained)
         # Whatever ended the ranks, what they had reached is kept.
-        Patience(self._fence.pause).insist(lambda: uploads.upload_newest(report.metrics))
+        Patience(self._fence.pause).insist(uploads.upload_newest)
         if failure := self._workspace.read_result(RunFailure, self._run_id, "failure.json"):
             return verdicts.of_failure(self._held, failure, resume)
         if self._supervisor.must_end:
@@ -79,11 +79,12 @@ class Attempt:
         run = RunPlan(run=self._run_id, spec=self._held.spec, resume_step=resume.step if resume else None)
         return TrainPlan(compute=compute, runs=(run,))
 
-    def _uploads(self, resume: ResumePoint | None) -> CheckpointUploads:
+    def _uploads(self, report: ProgressReport, resume: ResumePoint | None) -> CheckpointUploads:
         return CheckpointUploads(
             self._runtime,
             self._held,
             self._fence,
+            report=report,
             resumed_from=resume.step if resume else 0,
             checkpoints=self._out / "checkpoints",
             links=self._folder / "uploads",
@@ -92,7 +93,7 @@ class Attempt:
     def _train(self, plan: TrainPlan, report: ProgressReport, uploads: CheckpointUploads) -> Exit:
         def follow() -> bool:
             told = report.follow()
-            uploads.follow(report.metrics)
+            uploads.follow()
             return told
 
         child = self._launcher.describe("train", self._workspace, compute=plan.compute)

@@ -15,7 +15,7 @@ from services.leases import Claim, ResumePoint
 from storage.keys import Key
 from workers.fence import Fence
 from workers.patience import AWAY, Patience
-from workers.progress import Metrics
+from workers.progress import ProgressReport
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +27,32 @@ class CheckpointUploads:
     """Puts the newest complete checkpoint of a run into storage, then into its job."""
 
     def __init__(
-        self, runtime: Runtime, held: Claim, fence: Fence, *, resumed_from: int, checkpoints: Path, links: Path
+        self,
+        runtime: Runtime,
+        held: Claim,
+        fence: Fence,
+        *,
+        report: ProgressReport,
+        resumed_from: int,
+        checkpoints: Path,
+        links: Path,
     ) -> None:
-        self._runtime, self._held, self._fence = runtime, held, fence
+        self._runtime, self._held, self._fence, self._report = runtime, held, fence, report
         self._checkpoints, self._links = checkpoints, links
         self._uploaded = resumed_from
         self._not_before = 0.0
 
-    def follow(self, metrics: Metrics) -> None:
+    def follow(self) -> None:
         """Upload what is new. While the store or the database is away the run goes on; it is tried again later."""
         if time.monotonic() < self._not_before:
             return
         try:
-            self.upload_newest(metrics)
+            self.upload_newest()
         except AWAY as error:
             log.warning("job %s: a checkpoint waits to be stored (%s)", self._held.job, type(error).__name__)
             self._not_before = time.monotonic() + RETRY_AFTER_S
 
-    def upload_newest(self, metrics: Metrics) -> None:
+    def upload_newest(self) -> None:
         """Upload the newest checkpoint unless that is done. Of several since the last time only the newest counts."""
         step = max((int(path.parent.name.removeprefix("step-")) for path in self._complete()), default=0)
         if step <= self._uploaded or (linked := self._link(step)) is None:
@@ -55,6 +63,7 @@ class CheckpointUploads:
             key = checkpoint_key(self._held, self._held.epoch, step, file.path)
             self._runtime.objects.put(key, folder / file.path, file.digest, file.bytes)
         # Every object is there before the row is: an orphan object is swept, a row without its object is a lie.
+        metrics = self._report.metrics_at(step)
         with self._runtime.department(self._held.department) as session:
             leases.record_checkpoint(session, self._held, step=step, manifest=manifest, metrics=metrics)
         self._uploaded = step

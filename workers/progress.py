@@ -54,18 +54,28 @@ class ProgressReport:
         self._every_steps = math.ceil(held.spec.total_steps / MAX_TRAIN_EVENTS)
         self._newest: dict[str, object] = {}
         self._events: list[Metrics] = []
-        self._changed, self._sent_at = False, 0.0
-        # The figures a checkpoint is shown with: of the last training step and the last validation.
-        self.metrics: Metrics = {}
+        self._by_step: dict[int, Metrics] = {}
+        self._changed, self._sent_at, self._heard = False, 0.0, False
 
     def follow(self) -> bool:
         """Read what is new, and pass it on when it is time. Whether there was anything new. Raises LeaseLost."""
-        records = list(self._file.read_new())
-        for record in records:
-            self._take(record)
+        self._read()
         if self._changed and time.monotonic() - self._sent_at >= EVERY_S:
             self.send()
-        return bool(records)
+        heard, self._heard = self._heard, False
+        return heard
+
+    def metrics_at(self, step: int) -> Metrics:
+        """The figures of one step, for its checkpoint. Those of earlier steps are forgotten."""
+        # The step was told before its checkpoint was written, but perhaps after we last looked.
+        self._read()
+        self._by_step = {known: metrics for known, metrics in self._by_step.items() if known >= step}
+        return self._by_step.get(step, {})
+
+    def _read(self) -> None:
+        for record in self._file.read_new():
+            self._heard = True
+            self._take(record)
 
     def _take(self, record: ProgressRecord) -> None:
         shown = record.model_dump(mode="json", include=set(SHOWN), exclude_none=True)
@@ -76,7 +86,7 @@ class ProgressReport:
             self._newest |= shown
         if (metrics := metrics_of(record)) is None:
             return
-        self.metrics |= metrics
+        self._by_step[record.step] = self._by_step.get(record.step, {}) | metrics
         if record.kind == "validation" or record.step % self._every_steps == 0 or record.step == record.total_steps:
             self._events.append(metrics)
 

@@ -41,7 +41,6 @@ from workers.engine_process import Launcher
 from workers.training import Worker
 
 HERE = Path(__file__).parent
-FAKE_ENGINE, WORKER_PROCESS, TINY_MODEL = HERE / "fake_engine.py", HERE / "worker_process.py", HERE / "tiny_model.py"
 BASE_MODEL = "tiny"
 LIMITS = JobLimits(max_unfinished_jobs=100, max_total_steps=100_000)
 POLL_S = 0.05
@@ -63,7 +62,7 @@ def _wait_for(condition: Callable[[], object], *, within_s: float, what: str) ->
 @pytest.fixture
 def fake() -> Callable[..., Launcher]:
     """An engine that only pretends: the same process contract, no torch. What it does is said by words."""
-    return lambda *behaviour: Launcher(program=(str(FAKE_ENGINE), *behaviour))
+    return lambda *behaviour: Launcher(program=(str(HERE / "fake_engine.py"), *behaviour))
 
 
 @dataclass
@@ -209,7 +208,7 @@ def app_url(servers: EmbeddedServices) -> str:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two layers with a tokenizer of its own, made by another process: it needs torch."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([sys.executable, str(TINY_MODEL), str(folder)], check=True)
+    subprocess.run([sys.executable, str(HERE / "tiny_model.py"), str(folder)], check=True)
     return folder
 
 
@@ -290,8 +289,11 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., "subproc
     started: list[subprocess.Popen[bytes]] = []
 
     def launch(*argv: str) -> "subprocess.Popen[bytes]":
-        """A worker without Celery where argv says nothing of a module."""
-        argv = argv if argv[:1] == ("-m",) else (str(WORKER_PROCESS), *argv)
+        """A module, one of the programs beside this file, or words to `worker_process.py`."""
+        if argv[:1] == ("celery",):
+            argv = (str(HERE / "celery_process.py"), *argv[1:])
+        elif argv[:1] != ("-m",):
+            argv = (str(HERE / "worker_process.py"), *argv)
         with (tmp_path / "workers.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *argv], env=os.environ | as_environment(settings), stdout=log, stderr=log

@@ -1,4 +1,4 @@
-"""Workers as they are deployed: `python -m workers.main`, Celery, the real engine."""
+"""Workers under Celery, as they are deployed; the first test with the real engine on two ranks."""
 
 import signal
 from pathlib import Path
@@ -62,15 +62,16 @@ def test_a_worker_asked_to_go_leaves_a_checkpoint_and_another_goes_on(
 
 def test_jobs_run_though_every_message_is_lost(department: Any, start: Any, wait_for: Any) -> None:
     validating = department.submit()
-    queued = [department.submit_queued() for _ in range(3)]
+    queued = [department.submit_queued() for _ in range(8)]
     department.flush_broker()
-    for role in ("validate", "train", "beat"):
-        start("-m", "workers.main", role)
+    start("celery", "validate")
+    start("celery", "train")
+    start("-m", "workers.main", "beat")
     jobs = [validating, *queued]
     wait_for(
         lambda: all(state_of(department, job) == JobState.SUCCEEDED for job in jobs), within_s=90, what="all jobs run"
     )
-    assert [len(department.versions(job)) for job in jobs] == [1] * 4
+    assert [len(department.versions(job)) for job in jobs] == [1] * 9
 
 
 def test_a_message_delivered_twenty_times_runs_its_job_once_and_a_bad_one_harms_nobody(
@@ -83,7 +84,7 @@ def test_a_message_delivered_twenty_times_runs_its_job_once_and_a_bad_one_harms_
     queue.send_task(TRAIN_TASK, args=[1, 2, 3], queue=TRAIN_QUEUE)
     for _ in range(20):
         queue.send_task(TRAIN_TASK, args=[str(job)], queue=TRAIN_QUEUE)
-    workers = [start("-m", "workers.main", "train") for _ in range(2)]
+    workers = [start("celery", "train", "slow") for _ in range(2)]
     wait_for(lambda: state_of(department, job) == JobState.SUCCEEDED, within_s=60, what="the job runs")
     wait_for(lambda: department.queue_length(TRAIN_QUEUE) == 0, within_s=20, what="the other messages are spent")
 
@@ -92,10 +93,10 @@ def test_a_message_delivered_twenty_times_runs_its_job_once_and_a_bad_one_harms_
 
 
 def test_a_worker_asked_twice_goes_at_once(department: Any, start: Any, wait_for: Any, engines: Any) -> None:
-    job = department.submit_queued(steps=3000, checkpoint_every=3000)
-    worker = start("-m", "workers.main", "train")
+    job = department.submit_queued()
+    worker = start("celery", "train", "mute")
     wait_for(engines, within_s=30, what="the engine starts")
-    # It is still importing torch, and hears of no order for seconds.
+    # It never hears of the order to stop.
     worker.send_signal(signal.SIGTERM)
     worker.send_signal(signal.SIGQUIT)
     assert worker.wait(timeout=3) == 1

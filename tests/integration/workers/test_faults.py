@@ -26,7 +26,7 @@ def swept_back(department: Any, job: UUID) -> bool:
 def test_a_killed_workers_job_goes_on_from_its_checkpoint(
     department: Any, start: Any, wait_for: Any, engines: Any
 ) -> None:
-    job = department.submit_queued(steps=600, checkpoint_every=20)
+    job = department.submit_queued(steps=300, checkpoint_every=20)
     worker = start()
     wait_for(lambda: department.checkpoints(job), within_s=60, what="a checkpoint")
 
@@ -38,7 +38,7 @@ def test_a_killed_workers_job_goes_on_from_its_checkpoint(
 
     assert state_of(department, job) == JobState.SUCCEEDED
     (version,) = department.versions(job)
-    assert version.report["steps"] == 600
+    assert version.report["steps"] == 300
     assert [claim.details["resume_step"] for claim in department.audited("job.claimed")] == [None, reached]
     assert len(department.audited("lease.lost")) == 1
 
@@ -76,8 +76,8 @@ def test_a_worker_that_wakes_after_its_lease_writes_nothing(
 
 def test_cancelling_a_running_job_ends_its_ranks(department: Any, start: Any, wait_for: Any, engines: Any) -> None:
     job = department.submit_queued(steps=5000, checkpoint_every=1000)
-    start()
-    wait_for(lambda: (department.job(job).progress or {}).get("loss"), within_s=60, what="training has begun")
+    start("slow")
+    wait_for(lambda: (department.job(job).progress or {}).get("loss"), within_s=30, what="training has begun")
     assert engines()
 
     department.cancel(job)
