@@ -1,9 +1,9 @@
 """`tsugiki up`, and its parts for a deployment: the one module of the command line that starts services."""
 
-import json
 import os
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from runtime import installation, service
 from runtime.embedded.data_directory import write_private
 from runtime.embedded.errors import EmbeddedServicesError
+from runtime.installation import PlatformKeys
 from runtime.processes import ChildEnded
 from runtime.settings import Settings, load
 
@@ -77,20 +78,20 @@ def migrate(
     ] = None,
 ) -> None:
     """Bring schema and bucket up to date; a new installation's operator's and auditor's keys are shown once."""
+    settings = _load()
     try:
-        made = installation.prepare(_load())
-    except ValueError as error:
+        is_new = installation.prepare(settings, keep=partial(_keep, keys_file))
+    except (ValueError, OSError) as error:
         _refuse(str(error))
-    if made is None:
-        console.print("The installation is up to date.")
+    console.print("A new installation: keep its two keys." if is_new else "The installation is up to date.")
+
+
+def _keep(keys_file: Path | None, made: PlatformKeys) -> None:
+    if keys_file is not None:
+        write_private(keys_file, made.as_json())
         return
-    keys = json.dumps({"admin_key": made.operator, "auditor_key": made.auditor}, indent=2)
-    if keys_file is None:
-        # The one time that these are shown; standard output, so that a script can take them.
-        sys.stdout.write(keys + "\n")
-    else:
-        write_private(keys_file, keys)
-        console.print(f"The operator's and the auditor's keys are in {keys_file}.")
+    # To standard output, so that a script can take them.
+    sys.stdout.write(made.as_json() + "\n")
 
 
 def _become(module: str, *arguments: str) -> NoReturn:

@@ -7,7 +7,6 @@ class AuditEvent(StrEnum):
     """What can be said to have happened."""
 
     ACCESS_DENIED = "access.denied"
-    REQUEST_REFUSED = "request.refused"
     DEPARTMENT_CREATED = "department.created"
     USER_CREATED = "user.created"
     MEMBER_ADDED = "member.added"

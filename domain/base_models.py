@@ -1,6 +1,7 @@
 """What is accepted as a base model's folder, and what its files say of it without any library loading them."""
 
 import json
+import math
 import struct
 from typing import Annotated, Any, BinaryIO
 
@@ -9,13 +10,14 @@ from pydantic import Field
 from domain import strict_json
 from domain.digests import Manifest
 from domain.frozen import Frozen
-from domain.refusals import Invalid, Refusal
+from domain.refusals import Invalid
 
 # Weights, configuration, tokenizer, template. Never pickles (.bin, .pt, .ckpt, .pkl) and never code.
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 _REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _MAX_HEADER_BYTES = 100 << 20
 _HEADER_PREFIX_BYTES = 8
+_MAX_CONFIG_BYTES = 1 << 20
 _MATRIX = 2
 
 
@@ -40,6 +42,8 @@ def check_manifest(manifest: Manifest) -> None:
         raise Invalid(f"The folder has no {missing[0]}.", param="files")
     if not any(path.endswith(".safetensors") for path in paths):
         raise Invalid("The folder has no .safetensors weights.", param="files")
+    if any(file.path == "config.json" and file.bytes > _MAX_CONFIG_BYTES for file in manifest.files):
+        raise Invalid(f"config.json is larger than {_MAX_CONFIG_BYTES} bytes.", param="files")
     for path in paths:
         if not path.endswith(_SUFFIXES):
             raise Invalid(f"Only {', '.join(_SUFFIXES)} files may be in a base model: not {path}.", param="files")
@@ -53,6 +57,8 @@ def facts_of_config(content: bytes) -> BaseModelFacts:
             "config.json must be an object without `auto_map`: it would run foreign code.", param="config.json"
         )
     text = config.get("text_config", config)
+    if not isinstance(text, dict):
+        raise Invalid("config.json has a `text_config` that is no object.", param="config.json")
     try:
         return BaseModelFacts(
             model_type=_first(config, ("model_type",)),
@@ -78,12 +84,15 @@ def weights_of_header(stream: BinaryIO) -> tuple[int, frozenset[str]]:
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == _HEADER_PREFIX_BYTES else 0
     if not 0 < length <= _MAX_HEADER_BYTES:
         raise Invalid("Not a safetensors file: its header has no sensible length.", param="file")
+    content = stream.read(length)
     try:
-        header = json.loads(stream.read(length))
+        header = json.loads(content)
         shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
         parameters = sum(_product(shape) for shape in shapes.values())
-    except (Refusal, ValueError, TypeError, KeyError, AttributeError):
-        raise Invalid("Not a safetensors file: its header is malformed.", param="file") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        parameters = -1
+    if parameters < 0 or len(content) < length:
+        raise Invalid("Not a safetensors file: its header is malformed.", param="file")
     modules = {
         name.removesuffix(".weight").rsplit(".", 1)[-1]
         for name, shape in shapes.items()
@@ -94,7 +103,6 @@ def weights_of_header(stream: BinaryIO) -> tuple[int, frozenset[str]]:
 
 
 def _product(shape: list[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= int(size)
-    return count
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise ValueError("a shape is a list of sizes")
+    return math.prod(shape)

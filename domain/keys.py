@@ -1,4 +1,4 @@
-"""API keys: `tsk_<8 letters of id>_<43 of secret>_<6 of checksum>`. Only the SHA-256 of the whole is kept.
+"""API keys: `tsk_<8 letters of id>_<43 of secret>_<8 of checksum>`. Only the SHA-256 of the whole is kept.
 
 256 random bits need no slow hash; the checksum lets a mistyped key be refused without a look-up.
 """

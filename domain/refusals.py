@@ -205,10 +205,6 @@ class FileInUse(Conflict):
     code = "in_use"
 
 
-class BaseModelNotReady(Conflict):
-    code = "base_model_not_ready"
-
-
 class BaseModelDiffers(Conflict):
     code = "base_model_differs"
 

@@ -1,28 +1,44 @@
 """An installation's first start: schema, bucket, and the two keys it begins with."""
 
+from collections.abc import Callable
+
+from sqlalchemy.exc import OperationalError
+
 from runtime import migrations
 from runtime.settings import Settings
 from runtime.wiring import Runtime, build
 from services import installation
 from services.installation import PlatformKeys
+from storage.errors import StorageUnavailable
 
 
-def prepare(settings: Settings) -> PlatformKeys | None:
-    """Bring schema and bucket up to date. The platform's keys where nobody had any: shown now or never.
+def prepare(settings: Settings, keep: Callable[[PlatformKeys], None]) -> bool:
+    """Bring schema and bucket up to date; whether the installation is new.
 
-    Raises ValueError where `database_admin_url` is not set.
+    A new one's platform keys are given to `keep`, and to nobody else ever: where keeping them fails, they are not made.
+    Raises ValueError where `database_admin_url` is not set, ConnectionError, and what `keep` raises.
     """
     if settings.database_admin_url is None:
         raise ValueError("TSUGIKI_DATABASE_ADMIN_URL is needed to migrate.")
-    migrations.upgrade(settings.database_admin_url.get_secret_value(), settings.database_url.get_secret_value())
     runtime = build(settings)
     try:
+        migrations.upgrade(settings.database_admin_url.get_secret_value(), settings.database_url.get_secret_value())
         runtime.objects.ensure_bucket()
-        return _first_keys(runtime)
+        return _keep_first_keys(runtime, keep)
+    except OperationalError as error:
+        raise ConnectionError("The database cannot be reached, or refuses the administrator.") from error
+    except StorageUnavailable as error:
+        raise ConnectionError("The object storage cannot be reached, or refuses the keys.") from error
     finally:
         runtime.close()
 
 
-def _first_keys(runtime: Runtime) -> PlatformKeys | None:
+def _keep_first_keys(runtime: Runtime, keep: Callable[[PlatformKeys], None]) -> bool:
     with runtime.platform() as session:
-        return installation.create_platform_keys(session) if installation.is_new(session) else None
+        if not installation.is_new(session):
+            return False
+        keep(installation.create_platform_keys(session))
+        return True
+
+
+__all__ = ["PlatformKeys", "prepare"]

@@ -1,10 +1,11 @@
 """The database's schema and roles, brought up to date by an administrator."""
 
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from psycopg import sql
+from psycopg import Connection, sql
 from sqlalchemy import NullPool, create_engine, make_url
 
 from models_db.sessions import APP_ROLE
@@ -29,9 +30,7 @@ def upgrade(admin_url: str, app_url: str) -> None:
         return
     engine = create_engine(admin_url, poolclass=NullPool)
     with engine.begin() as connection:
-        statement = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(APP_ROLE), sql.Literal(password))
-        raw = connection.connection.driver_connection
-        if raw is None:
-            message = "The database connection is gone."
-            raise ConnectionError(message)
-        raw.execute(statement)
+        driver: Connection[Any] = connection.connection.dbapi_connection  # type: ignore[assignment]
+        # Hashed here: the statement itself may end in the server's log.
+        hashed = driver.pgconn.encrypt_password(password.encode(), APP_ROLE.encode(), b"scram-sha-256").decode()
+        driver.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(APP_ROLE), sql.Literal(hashed)))

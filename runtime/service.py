@@ -94,9 +94,7 @@ def _app_url(admin_url: str, directory: Path) -> str:
 def _keys(directory: Path, settings: Settings) -> dict[str, str]:
     """The operator's and the auditor's key: made at the first start, then read back."""
     path = directory / "keys.json"
-    made = installation.prepare(settings)
-    if made is not None:
-        write_private(path, json.dumps({"admin_key": made.operator, "auditor_key": made.auditor}))
+    installation.prepare(settings, keep=lambda made: write_private(path, made.as_json()))
     kept: dict[str, str] = json.loads(path.read_text())
     return kept
 

@@ -1,5 +1,6 @@
 """The first start of an installation: its two keys."""
 
+import json
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -17,6 +18,10 @@ class PlatformKeys:
 
     operator: str
     auditor: str
+
+    def as_json(self) -> str:
+        """As they stand in endpoint.json."""
+        return json.dumps({"admin_key": self.operator, "auditor_key": self.auditor}, indent=2)
 
 
 def is_new(session: Session) -> bool:
