@@ -84,7 +84,9 @@ def read(session: Session, principal: Principal, wanted: AuditFilter) -> tuple[S
         statement = statement.where(AuditRecord.actor_id == principal.id)
     rows = session.scalars(statement.limit(wanted.limit + 1)).all()
     record(session, principal, AuditEvent.AUDIT_QUERIED, details={"actions": list(wanted.actions), "rows": len(rows)})
-    return rows[: wanted.limit], len(rows) > wanted.limit
+    # The surplus row is the one furthest from the cursor: the newest of a page that ends before it.
+    page = rows[-wanted.limit :] if wanted.before is not None else rows[: wanted.limit]
+    return page, len(rows) > wanted.limit
 
 
 def _filtered(wanted: AuditFilter) -> Select[AuditRecord]:
