@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -34,6 +35,7 @@ APP_PASSWORD = "of the application's role, in every test's database"
 BASE_MODEL = "tiny"
 _databases = count(1)
 _departments = count(1)
+_open_clients: list[openai.OpenAI] = []
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ def runtime(settings: Settings) -> Iterator[Runtime]:
     built.close()
 
 
-def serve(runtime: Runtime) -> Iterator[str]:
-    """The application behind a real socket, in a thread of its own, while the generator is open. Its `/v1` address."""
+@contextmanager
+def serving(runtime: Runtime) -> Iterator[str]:
+    """The application behind a real socket, in a thread of its own, for the length of the block. Its `/v1` address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -121,7 +124,10 @@ def serve(runtime: Runtime) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def api_url(runtime: Runtime) -> Iterator[str]:
-    yield from serve(runtime)
+    with serving(runtime) as url:
+        yield url
+        while _open_clients:
+            _open_clients.pop().close()
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +154,13 @@ def http(api_url: str, key: str | None, **headers: str) -> httpx.Client:
     )
 
 
+def official_client(api_url: str, key: str) -> openai.OpenAI:
+    """The unmodified client; its administration uses the same key. Closed with the module."""
+    client = openai.OpenAI(base_url=api_url, api_key=key, admin_api_key=key, max_retries=0)
+    _open_clients.append(client)
+    return client
+
+
 @dataclass(frozen=True)
 class Person:
     """A user of a department, and their key."""
@@ -171,7 +184,7 @@ class Department:
 
     def client(self, person: Person | None = None) -> openai.OpenAI:
         """The official client, as its users have it."""
-        return openai.OpenAI(base_url=self.api_url, api_key=(person or self.trainer).key, max_retries=0)
+        return official_client(self.api_url, (person or self.trainer).key)
 
     def member(self, *roles: str) -> Person:
         """Another person of the department, with these roles."""

@@ -1,7 +1,6 @@
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from uuid import UUID
@@ -14,11 +13,13 @@ from domain.digests import Manifest, ManifestFile, digest_of
 from domain.ids import IdKind, parse_id
 from domain.plans import Device, EvaluationReport, InspectReport, Precision, RunReport
 from models_db.tables import Table
+from runtime import wiring
+from runtime.settings import Settings
 from runtime.wiring import Runtime
 from services import adapters, leases, validation
 from services.adapters import EvaluationPair
 from storage.keys import Key
-from tests.integration.conftest import Database, Department, rows
+from tests.integration.conftest import Database, Department, rows, serving
 
 ADAPTER_FILES = {
     "adapter_config.json": b'{"r": 8}',
@@ -107,6 +108,20 @@ def make_finished(
     return made
 
 
+@pytest.fixture
+def api_with(settings: Settings) -> Iterator[Callable[..., str]]:
+    """Serve the same installation once more, with some settings changed."""
+    with ExitStack() as stack:
+
+        def served(**changed: object) -> str:
+            values = {name: getattr(settings, name) for name in Settings.model_fields} | changed
+            runtime = wiring.build(Settings.model_validate(values))
+            stack.callback(runtime.close)
+            return stack.enter_context(serving(runtime))
+
+        yield served
+
+
 @dataclass(frozen=True)
 class Contents:
     """How many rows each table has, and which objects there are. Audit events are counted by type."""
@@ -127,15 +142,13 @@ def contents(runtime: Runtime, database: Database) -> Iterator[Callable[[], Cont
     )  # fmt: skip
     engine = create_engine(database.admin_url)
     names = [table.name for table in Table.metadata.sorted_tables if table.name != "audit_events"]
+    counting = text(" UNION ALL ".join(f"SELECT '{name}', count(*) FROM {name}" for name in names))  # noqa: S608
 
     def taken() -> Contents:
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket)
         objects = frozenset(item["Key"] for page in pages for item in page.get("Contents", []))
         with engine.connect() as connection:
-            counts = {
-                name: connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()  # noqa: S608
-                for name in names
-            }
+            counts = {name: number for name, number in connection.execute(counting)}
             events = Counter(connection.execute(text("SELECT action FROM audit_events")).scalars())
         return Contents(counts, objects, events)
 
@@ -159,14 +172,3 @@ def unchanged(contents: Callable[[], Contents]) -> Callable[..., object]:
         assert told == events
 
     return block
-
-
-@pytest.fixture(scope="session")
-def wait_for() -> Callable[[Callable[[], bool]], None]:
-    def waited(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    return waited

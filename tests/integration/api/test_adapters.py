@@ -1,0 +1,126 @@
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from domain.digests import Manifest, ManifestFile
+from domain.ids import IdKind, parse_id
+from models_db.adapters import AdapterVersion
+from runtime.wiring import Runtime
+from storage.keys import Key
+from tests.integration.api.conftest import ADAPTER_FILES, Finished
+from tests.integration.conftest import http
+
+
+@pytest.fixture(scope="module")
+def finished(make_finished: Callable[[str], Finished]) -> Finished:
+    return make_finished("even")
+
+
+@pytest.fixture(scope="module")
+def trainer(finished: Finished) -> Iterator[httpx.Client]:
+    with finished.department.http() as client:
+        yield client
+
+
+def test_a_finished_job_names_its_model_and_its_version(finished: Finished) -> None:
+    client = finished.department.client()
+    job = client.fine_tuning.jobs.retrieve(finished.job)
+    assert (job.status, job.fine_tuned_model, job.trained_tokens) == ("succeeded", finished.model, 100)
+    assert job.fine_tuned_model == f"ft:tiny:acme:even:{finished.job.removeprefix('ftjob-')}"
+    assert job.adapter == {"name": "even", "version": 1, "id": finished.version}  # type: ignore[attr-defined]
+    (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(finished.job)
+    assert checkpoint.fine_tuned_model_checkpoint == f"{finished.model}:ckpt-step-1"
+    assert checkpoint.metrics.train_loss == 1.5
+    events = list(client.fine_tuning.jobs.list_events(finished.job, limit=2))
+    assert events[0].message == "The job has successfully completed."
+    assert [event.data for event in events if event.type == "metrics"] == [
+        {"step": 1, "total_steps": 2, "train_loss": 1.5}
+    ]
+    assert client.models.retrieve(finished.model).id == finished.model
+    assert finished.model in {model.id for model in client.models.list()}
+
+
+def test_an_adapter_is_found_by_name_number_and_alias(finished: Finished, trainer: httpx.Client) -> None:
+    adapter = trainer.get("/adapters/even").json()
+    assert (adapter["latest"], adapter["aliases"]) == (1, {"latest": 1})
+    assert [found["name"] for found in trainer.get("/adapters").json()["data"]] == ["even"]
+    versions = trainer.get("/adapters/even/versions").json()
+    by_number, by_alias = (trainer.get(f"/adapters/even/versions/{name}").json() for name in ("1", "latest"))
+    assert versions["data"] == [by_number] == [by_alias]
+    assert (by_number["job_id"], by_number["created_by"]) == (finished.job, finished.department.trainer.id)
+    assert [file["path"] for file in by_number["files"]] == sorted(ADAPTER_FILES)
+    assert by_number["evaluation"][0]["file_id"] == finished.file
+    assert (by_number["evaluation"][0]["base"]["loss"], by_number["evaluation"][0]["adapter"]["loss"]) == (2.0, 1.0)
+    assert by_number["metrics"]["validation_loss"] == 0.9
+    for reference in ("2", "production", "01x", "99999999999999999999"):
+        assert trainer.get(f"/adapters/even/versions/{reference}").status_code == 404
+
+
+def test_a_pulled_version_is_the_folder_byte_for_byte_and_the_same_each_time(
+    trainer: httpx.Client, unchanged: Callable[..., Any]
+) -> None:
+    with unchanged(adapter_version_downloaded=1, adapter_version_download_completed=1):
+        pulled = trainer.get("/adapters/even/versions/latest/content")
+    version = trainer.get("/adapters/even/versions/1").json()
+    assert pulled.headers["content-type"] == "application/x-tar"
+    assert pulled.headers["x-adapter-digest"] == version["digest"]
+    assert int(pulled.headers["content-length"]) == len(pulled.content)
+    with tarfile.open(fileobj=io.BytesIO(pulled.content)) as tar:
+        members = tar.getmembers()
+        assert {m.name: tar.extractfile(m).read() for m in members} == ADAPTER_FILES  # type: ignore[union-attr]
+    assert {(m.mode, m.uid, m.gid, m.uname, m.mtime) for m in members} == {(0o644, 0, 0, "", version["created_at"])}
+    assert trainer.get("/adapters/even/versions/1/content").content == pulled.content
+
+
+def test_an_inference_account_gets_approved_versions_only(finished: Finished) -> None:
+    inference = finished.department.member("inference")
+    with finished.department.http(inference) as client:
+        refused = client.get("/adapters/even/versions/1/content")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
+
+
+def test_a_version_whose_bytes_are_gone_is_a_clear_refusal(
+    make_finished: Callable[[str], Finished], runtime: Runtime
+) -> None:
+    finished = make_finished("gone")
+    key = parse_id(IdKind.DEPARTMENT, finished.department.id)
+    with runtime.department(key) as session:
+        version = session.get_one(AdapterVersion, parse_id(IdKind.ADAPTER_VERSION, finished.version))
+        first: ManifestFile = Manifest.model_validate(version.manifest, strict=False).files[0]
+    runtime.objects.erase(Key.blob(key, first.digest))
+    with finished.department.http() as client:
+        answer = client.get("/adapters/gone/versions/1/content")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "artifact_missing")
+
+
+def test_lineage_is_read_from_every_end(finished: Finished, trainer: httpx.Client) -> None:
+    from_version = trainer.get(f"/lineage/{finished.version}").json()["edges"]
+    assert {(edge["relation"], edge["object"], edge["object_name"]) for edge in from_version} >= {
+        ("produced_by", finished.job, None),
+        ("trained_on", finished.file, "rows.jsonl"),
+        ("evaluated_on", finished.file, "rows.jsonl"),
+    }
+    base_model = next(edge for edge in from_version if edge["relation"] == "grafted_on")
+    assert base_model["object_name"] == "tiny"
+    for end in (finished.job, finished.file, "tiny", base_model["object"], finished.model):
+        edges = trainer.get(f"/lineage/{end}").json()["edges"]
+        assert {(edge["subject"], edge["subject_name"]) for edge in edges} == {(finished.version, "even:1")}
+
+
+def test_a_deleted_file_keeps_its_lineage(make_finished: Callable[[str], Finished]) -> None:
+    finished = make_finished("kept")
+    finished.department.client().files.delete(finished.file)
+    with finished.department.http() as client:
+        assert client.get(f"/files/{finished.file}").status_code == 404
+        edges = client.get(f"/lineage/{finished.file}").json()["edges"]
+    assert {edge["relation"] for edge in edges} == {"trained_on", "evaluated_on"}
+
+
+def test_an_operator_reads_a_departments_adapters_but_does_not_pull_them(finished: Finished, operator_key: str) -> None:
+    with http(finished.department.api_url, operator_key, openai_project=finished.department.id) as operator:
+        assert operator.get("/adapters/even").is_success
+        assert operator.get("/adapters/even/versions/1/content").status_code == 403

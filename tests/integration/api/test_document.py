@@ -1,0 +1,51 @@
+"""The OpenAPI document says everything that a client generator, and a reader, needs."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+
+@pytest.fixture(scope="module")
+def document(api_url: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(api_url.removesuffix("/v1") + "/openapi.json").json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"{method.upper()} {path}", operation)
+        for path, found in document["paths"].items()
+        for method, operation in found.items()
+    ]
+
+
+def test_every_operation_is_told_of(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert operation["tags"], name
+        assert all(parameter.get("description") for parameter in operation.get("parameters", [])), name
+    names = [operation["operationId"] for _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+
+
+def test_every_field_is_told_of(document: dict[str, Any]) -> None:
+    untold = {
+        f"{name}.{field}"
+        for name, schema in document["components"]["schemas"].items()
+        for field, described in schema.get("properties", {}).items()
+        if not described.get("description")
+    }
+    assert untold == set()
+
+
+def test_every_body_is_told_of_and_errors_have_one_shape(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        takes_a_body = name.startswith(("POST", "PUT")) and not name.endswith("/cancel")
+        assert ("requestBody" in operation) == takes_a_body, name
+        if "/v1/" in name:
+            answer = operation["responses"]["default"]["content"]["application/json"]["schema"]
+            assert answer == {"$ref": "#/components/schemas/ErrorAnswer"}, name
+            assert "422" not in operation["responses"], name
+            assert operation["security"], name

@@ -1,0 +1,101 @@
+from collections.abc import Callable
+
+import openai
+import pytest
+
+from tests.integration.conftest import Department, rows
+
+
+@pytest.fixture(scope="module")
+def file(department: Department) -> str:
+    return department.upload(rows(8))
+
+
+def test_a_repeated_submit_is_one_job(department: Department, base_model: str, file: str) -> None:
+    body = {"model": base_model, "training_file": file, "suffix": "repeated"}
+    with department.http() as client:
+        first = client.post("/fine_tuning/jobs", json=body).json()["id"]
+        again = client.post("/fine_tuning/jobs", json=body, headers={"x-stainless-retry-count": "1"}).json()["id"]
+        other = client.post("/fine_tuning/jobs", json=body | {"seed": 1}, headers={"x-stainless-retry-count": "1"})
+        meant = client.post("/fine_tuning/jobs", json=body, headers={"x-stainless-retry-count": "0"}).json()["id"]
+    assert again == first
+    assert len({first, meant, other.json()["id"]}) == 3
+
+
+def test_jobs_are_listed_newest_first_a_page_at_a_time(
+    make_department: Callable[[], Department], base_model: str
+) -> None:
+    department = make_department()
+    client, file = department.client(), department.upload(rows(4))
+    made = [
+        client.fine_tuning.jobs.create(model=base_model, training_file=file, metadata={"place": str(place % 2)}).id
+        for place in range(5)
+    ]
+    assert [job.id for job in client.fine_tuning.jobs.list(limit=2)] == made[::-1]
+    assert [job.id for job in client.fine_tuning.jobs.list(limit=2, metadata={"place": "0"})] == made[::-2]
+    page = client.fine_tuning.jobs.list(limit=3)
+    assert (page.has_more, len(page.data)) == (True, 3)
+
+
+def test_cancelling_twice_is_a_conflict_that_the_client_does_not_repeat(
+    department: Department, base_model: str, file: str
+) -> None:
+    client = department.client().with_options(max_retries=2)
+    job = client.fine_tuning.jobs.create(model=base_model, training_file=file)
+    assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    with pytest.raises(openai.ConflictError) as refused:
+        client.fine_tuning.jobs.cancel(job.id)
+    assert (refused.value.code, refused.value.type, refused.value.param) == ("already_finished", "conflict_error", None)
+    assert refused.value.request.headers["x-stainless-retry-count"] == "0"
+
+
+def test_a_trainer_cancels_own_jobs_and_an_admin_any(department: Department, base_model: str, file: str) -> None:
+    job = department.client().fine_tuning.jobs.create(model=base_model, training_file=file)
+    other = department.member("trainer")
+    with pytest.raises(openai.PermissionDeniedError):
+        department.client(other).fine_tuning.jobs.cancel(job.id)
+    assert department.client(department.admin).fine_tuning.jobs.cancel(job.id).status == "cancelled"
+
+
+def test_errors_are_the_clients_own_classes_with_code_and_param(
+    department: Department, base_model: str, file: str
+) -> None:
+    client = department.client()
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.fine_tuning.jobs.create(model="gpt-4", training_file=file)
+    assert (bad.value.code, bad.value.param, bad.value.type) == ("unknown_base_model", "model", "invalid_request_error")
+    assert bad.value.request_id
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.fine_tuning.jobs.retrieve("ftjob-" + "0" * 32)
+    assert missing.value.code == "not_found"
+    with pytest.raises(openai.AuthenticationError) as unknown:
+        client.with_options(api_key="sk-nothing").fine_tuning.jobs.list()
+    assert unknown.value.code == "invalid_api_key"
+    with pytest.raises(openai.PermissionDeniedError) as denied:
+        department.client(department.admin).fine_tuning.jobs.create(model=base_model, training_file=file)
+    assert denied.value.code == "permission_denied"
+
+
+def test_a_job_keeps_what_was_chosen_for_it(department: Department, base_model: str, file: str) -> None:
+    body = {"model": base_model, "training_file": file, "validation_file": file}
+    with department.http() as client:
+        job = client.post("/fine_tuning/jobs", json=body).json()
+    assert job["hyperparameters"] == {"batch_size": "auto", "n_epochs": "auto", "learning_rate_multiplier": "auto"}
+    assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": job["hyperparameters"]}}
+    # 8 rows in batches of 8, three times; the tiny model's width is below the narrowest measured one.
+    assert (job["lora"]["total_steps"], job["lora"]["n_epochs"], job["lora"]["learning_rate"]) == (3, 3, 1e-3)
+    assert (job["lora"]["rank"], job["lora"]["alpha"], job["lora"]["max_seq_len"]) == (8, 16.0, 256)
+    assert 0 <= job["seed"] < 2**31
+    assert job["project_id"] == department.id
+    assert job["validation_file"] == file
+    assert job["fine_tuned_model"] is job["finished_at"] is job["error"] is job["adapter"] is None
+    assert job["result_files"] == job["integrations"] == []
+
+
+def test_a_page_says_where_it_begins_and_ends(department: Department) -> None:
+    with department.http() as client:
+        page = client.get("/fine_tuning/jobs", params={"limit": 1}).json()
+        assert page["first_id"] == page["last_id"] == page["data"][0]["id"]
+        assert set(page) == {"object", "data", "has_more", "first_id", "last_id"}
+        empty = client.get("/fine_tuning/jobs", params={"metadata[no]": "such"})
+        assert empty.json() == {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
