@@ -4,7 +4,7 @@ import logging
 import threading
 from pathlib import Path
 
-from domain.plans import Compute, ControlRecord, RunFailure, RunPlan, RunReport, TrainPlan
+from domain.plans import Compute, ControlRecord, RunFailure, RunPlan, RunReport, RunStopped, TrainPlan
 from runtime.wiring import Runtime
 from services.leases import Claim, ResumePoint
 from workers import verdicts
@@ -50,7 +50,9 @@ class Attempt:
         Patience(self._fence.pause).insist(uploads.upload_newest)
         if failure := self._workspace.read_result(RunFailure, self._run_id, "failure.json"):
             return verdicts.of_failure(self._held, failure, resume)
-        if self._supervisor.must_end:
+        # Ranks also stop by themselves when somebody ends all processes of a machine.
+        stopped = self._workspace.read_result(RunStopped, self._run_id, "stopped.json")
+        if stopped or self._supervisor.must_end:
             return verdicts.released(self._held)
         return verdicts.of_exit(self._held, ended)
 

@@ -76,7 +76,11 @@ class Supervisor:
             self._fence.check()
             if follow():
                 heard_at = time.monotonic()
-            if by is EndedBy.ITSELF and self.must_end:
+            if self._fence.cancel_asked:
+                # Nothing of it is wanted any more.
+                by = EndedBy.STOP
+                kill(child)
+            elif by is EndedBy.ITSELF and self._stop.is_set():
                 by, asked_at = EndedBy.STOP, time.monotonic()
                 ask_to_stop()
             elif by is EndedBy.STOP and time.monotonic() - asked_at > self._settings.stop_grace_s:
