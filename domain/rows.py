@@ -83,15 +83,17 @@ def _first_of(problems: list[Refusal]) -> Refusal:
 
 def _lines(stream: BinaryIO, filename: str) -> Iterator[tuple[int, bytes]]:
     number = 0
-    while line := stream.readline(MAX_LINE_BYTES + 1):
+    # A line break of two bytes, CRLF, does not count.
+    while read := stream.readline(MAX_LINE_BYTES + 2):
         number += 1
+        line = read.rstrip(b"\r\n")
         if number == 1:
             line = line.removeprefix(_BOM)
             _check_beginning(line, filename)
         if len(line) > MAX_LINE_BYTES:
             raise LineTooLong(f"Longer than {MAX_LINE_BYTES} bytes.", param=f"{filename}:{number}")
         if line.strip():
-            yield number, line.rstrip(b"\r\n")
+            yield number, line
 
 
 def _check_beginning(line: bytes, filename: str) -> None:

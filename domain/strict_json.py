@@ -92,7 +92,7 @@ def _bounded_int(digits: str) -> int | float:
 
 
 def _check_values(value: Any, param: str | None, *, path: tuple[str, ...]) -> None:
-    if len(path) > MAX_DEPTH:
+    if len(path) >= MAX_DEPTH and isinstance(value, dict | list):
         raise TooDeep(f"Nested deeper than {MAX_DEPTH} levels.", param=param)
     where = param or ".".join(path) or None
     if isinstance(value, str):

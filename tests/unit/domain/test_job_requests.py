@@ -1,0 +1,96 @@
+import pytest
+
+from domain.base_models import BaseModelFacts
+from domain.job_requests import FileFacts, JobRequest, base_learning_rate, resolve
+from domain.refusals import Refusal
+from domain.runs import RunSpec
+
+DIGEST = "sha256:" + "0" * 64
+FACTS = BaseModelFacts(
+    model_type="llama", hidden_size=576, num_hidden_layers=2, max_position_embeddings=2048,
+    linear_modules=("down_proj", "q_proj"),
+)  # fmt: skip
+
+
+def resolved(*, rows: int = 100, validation: bool = False, max_total_steps: int = 10_000, **fields: object) -> RunSpec:
+    return resolve(
+        JobRequest.model_validate({"model": "m", "training_file": "f"} | fields),
+        base_model="m",
+        base_model_digest=DIGEST,
+        facts=FACTS,
+        training=FileFacts(digest=DIGEST, rows=rows),
+        validation=FileFacts(digest=DIGEST, rows=1) if validation else None,
+        evaluation=None,
+        seed=7,
+        max_total_steps=max_total_steps,
+    )
+
+
+def code_of(**fields: object) -> tuple[str, str | None]:
+    with pytest.raises(Refusal) as refused:
+        resolved(**fields)  # type: ignore[arg-type]
+    return refused.value.code, refused.value.param
+
+
+def test_auto_becomes_numbers() -> None:
+    spec = resolved()
+    # 100 rows in batches of 8 are 13 steps, three times; a twentieth of 39 steps warms up; 39 / 10, rounded up.
+    assert (spec.batch_size, spec.n_epochs, spec.total_steps) == (8, 3, 39)
+    assert (spec.optimiser.warmup_steps, spec.checkpoint_every_steps, spec.validate_every_steps) == (1, 4, 0)
+    assert (spec.method.lora_rank, spec.method.alpha, spec.data.max_seq_len) == (8, 16.0, 512)
+    assert resolved(validation=True).validate_every_steps == 10
+
+
+def test_what_is_given_is_kept() -> None:
+    spec = resolved(
+        hyperparameters={"batch_size": 10, "n_epochs": 2, "learning_rate_multiplier": 0.5},
+        lora={"rank": 4, "alpha": 3, "target_modules": ["q_proj", "q_proj"], "max_seq_len": 64, "clip_norm": 0},
+    )
+    assert (spec.batch_size, spec.total_steps, spec.optimiser.learning_rate) == (10, 20, pytest.approx(5e-4))
+    assert (spec.method.lora_rank, spec.method.alpha, spec.method.target_modules) == (4, 3.0, ("q_proj",))
+    assert (spec.data.max_seq_len, spec.optimiser.clip_norm) == (64, 0)
+
+
+def test_steps_can_be_given_in_place_of_epochs() -> None:
+    spec = resolved(lora={"max_steps": 14})
+    assert (spec.total_steps, spec.n_epochs) == (14, 2)
+
+
+def test_the_learning_rate_goes_through_its_two_sources() -> None:
+    assert base_learning_rate(576) == pytest.approx(1e-3)
+    assert base_learning_rate(4096) == pytest.approx(2e-4)
+    assert base_learning_rate(64) == pytest.approx(1e-3)
+    assert 2e-4 < base_learning_rate(2048) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"lora": {"max_steps": 5}, "hyperparameters": {"n_epochs": 1}}, "conflicting_fields", "lora.max_steps"),
+        ({"lora": {"learning_rate": 0.1}, "hyperparameters": {"learning_rate_multiplier": 1}}, "conflicting_fields",
+         "lora.learning_rate"),
+        ({"hyperparameters": {}, "method": {"type": "supervised"}}, "conflicting_fields", "hyperparameters"),
+        ({"lora": {"max_seq_len": 2049}}, "exceeds_base_model", "lora.max_seq_len"),
+        ({"lora": {"target_modules": ["q_porj"]}}, "unknown_target_module", "lora.target_modules"),
+        ({"lora": {"target_modules": ["lm_head"]}}, "unknown_target_module", "lora.target_modules"),
+        ({"lora": {"validate_every_steps": 1}}, "invalid_request", "lora.validate_every_steps"),
+        ({"rows": 1_000_000}, "job_too_large", "hyperparameters"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused(fields: dict[str, object], code: str, param: str) -> None:
+    assert code_of(**fields) == (code, param)
+
+
+def test_a_multiplier_beyond_a_rate_of_one_is_refused() -> None:
+    assert base_learning_rate(FACTS.hidden_size) * 100 <= 1
+    facts = FACTS.model_copy(update={"hidden_size": 1})
+    assert base_learning_rate(facts.hidden_size) * 100 <= 1
+
+
+def test_a_suffix_names_the_adapter() -> None:
+    request = {"model": "m", "training_file": "f"}
+    assert JobRequest.model_validate(request).adapter_name == "default"
+    assert JobRequest.model_validate(request | {"suffix": "a.b-c_1"}).adapter_name == "a.b-c_1"
+    for odd in ("a b", "../x", "-a", "a-", "é", "a\n"):
+        with pytest.raises(Refusal):
+            _ = JobRequest.model_validate(request | {"suffix": odd}).adapter_name
