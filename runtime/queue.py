@@ -5,8 +5,11 @@ acknowledgement a killed worker loses and doubles messages, and a task longer th
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from celery import Celery
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
 from domain.jobs import JobState
@@ -57,7 +60,8 @@ def ring(app: Celery, nudge: Nudge) -> None:
         return
     task, queue = _RINGS[nudge.state]
     try:
-        app.send_task(task, args=[str(nudge.job)], queue=queue, retry=False)
+        with _connected(app) as connection:
+            app.send_task(task, args=[str(nudge.job)], queue=queue, retry=False, connection=connection)
     except (OperationalError, OSError) as error:
         log.warning("The broker is down (%s); the sweeper will ring for job %s.", type(error).__name__, nudge.job)
 
@@ -65,8 +69,15 @@ def ring(app: Celery, nudge: Nudge) -> None:
 def answers(app: Celery) -> bool:
     """Whether the broker takes a connection now."""
     try:
-        with app.connection_for_write(connect_timeout=2) as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+        with _connected(app):
+            return True
     except (OperationalError, OSError):
         return False
-    return True
+
+
+@contextmanager
+def _connected(app: Celery) -> Iterator[Connection]:
+    """A connection tried once. One of the pool is retried by the Redis client for 6 s, while a caller waits."""
+    with app.connection_for_write(connect_timeout=2) as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+        yield connection
