@@ -36,7 +36,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, responses={"default": {"model": errors.ErrorAnswer, "description": "A refusal."}})
     routes = _routes(ROUTERS)
-    _refuse_open(routes)
+    refuse_open(routes)
     openapi.install(app, routes)
     errors.install(app)
     app.add_middleware(Edge)
@@ -52,7 +52,7 @@ def _routes(routers: Sequence[APIRouter]) -> list[APIRoute]:
     return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
-def _refuse_open(routes: Sequence[APIRoute]) -> None:
+def refuse_open(routes: Sequence[APIRoute]) -> None:
     """Raise where a route could be called by nobody in particular."""
     for route in routes:
         if authenticated not in openapi.calls_of(route.dependant):
