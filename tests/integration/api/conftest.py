@@ -148,7 +148,7 @@ def contents(runtime: Runtime, database: Database) -> Iterator[Callable[[], Cont
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket)
         objects = frozenset(item["Key"] for page in pages for item in page.get("Contents", []))
         with engine.connect() as connection:
-            counts = {name: number for name, number in connection.execute(counting)}
+            counts = {str(row[0]): int(row[1]) for row in connection.execute(counting)}
             events = Counter(connection.execute(text("SELECT action FROM audit_events")).scalars())
         return Contents(counts, objects, events)
 
