@@ -57,7 +57,7 @@ class Lesson:
 # Steps enough for a gain well above MIN_GAIN, and few enough for ten minutes on two busy cores.
 LESSONS = (
     Lesson(demo_rows.clinical_coding, adapter="icd-chapters", max_steps=100),
-    Lesson(demo_rows.smart_home, adapter="home-intents", max_steps=80),
+    Lesson(demo_rows.smart_home, adapter="home-intents", max_steps=90),
 )
 
 
@@ -89,6 +89,8 @@ def main(arguments: list[str]) -> int:
         console = Console(highlight=False, width=PIPE_COLUMNS)
     # A stop from outside unwinds like one by Ctrl-C: the service is ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A shell starts its background jobs with this one ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         Demo(console).run(options.dir, options.report, keep=options.keep)
     except (DemoFailed, Refused, Unreachable, AdapterDamaged, FolderInUse) as fact:
