@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 
 from api import errors, openapi
 from api.denials import DenialBudget
@@ -26,7 +27,8 @@ def create_app(runtime: Runtime) -> FastAPI:
         yield
         runtime.close()
 
-    app = FastAPI(
+    # Serves what the page /docs needs by itself: an installation has no way out.
+    app = FastAPIOffline(
         title="Tsugiki", description=_DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False,
         redoc_url=None, generate_unique_id_function=_operation,
     )  # fmt: skip

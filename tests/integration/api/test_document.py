@@ -1,5 +1,6 @@
 """The OpenAPI document says everything that a client generator, and a reader, needs."""
 
+import re
 from typing import Any
 
 import httpx
@@ -49,3 +50,13 @@ def test_every_body_is_told_of_and_errors_have_one_shape(document: dict[str, Any
             assert answer == {"$ref": "#/components/schemas/ErrorAnswer"}, name
             assert "422" not in operation["responses"], name
             assert operation["security"], name
+
+
+def test_the_interactive_page_loads_nothing_from_elsewhere(api_url: str) -> None:
+    with httpx.Client(base_url=api_url.removesuffix("/v1")) as browser:
+        page = browser.get("/docs").raise_for_status().text
+        sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+        assert len(sources) >= 2
+        for source in sources:
+            assert source.startswith("/")
+            assert browser.get(source).is_success
