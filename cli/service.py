@@ -26,6 +26,7 @@ class WorkerKind(StrEnum):
 
     TRAIN = "train"
     VALIDATE = "validate"
+    SWEEP = "sweep"
 
 
 def up(
@@ -60,7 +61,11 @@ def api() -> None:
     _become("uvicorn", "--factory", "api.main:create", *arguments)
 
 
-def worker(kind: Annotated[WorkerKind, typer.Argument(help="Train adapters, or validate jobs' files.")]) -> None:
+def worker(
+    kind: Annotated[
+        WorkerKind, typer.Argument(help="Train adapters, validate jobs' files, or take jobs back from lost workers.")
+    ],
+) -> None:
     """Run one worker against the PostgreSQL, broker and S3 of the settings."""
     _load()
     _become("workers.main", kind.value)

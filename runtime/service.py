@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from runtime.embedded.services import EmbeddedServices
 from runtime.processes import ChildProcess, ProcessGroup
 from runtime.settings import Settings, as_environment
 
-_READY_WITHIN_S = 60.0
 _POLL_S = 0.1
 _STOP_WITHIN_S = 12.0
 _RESTARTS = 5
@@ -42,9 +40,17 @@ def up(directory: Path, *, host: str, port: int, workers: int, announce: Callabl
         settings = _settings(directory.absolute(), servers, listener)
         logs.configure(settings.log_level)
         endpoint = {"base_url": _base_url(listener)} | _keys(directory, settings)
-        children = _children(settings, directory.absolute(), listener=listener, workers=workers)
-        ready = threading.Thread(target=_announce, args=(directory, endpoint, announce), daemon=True)
-        ready.start()
+        # Each worker writes a byte once it listens to its queue.
+        ready, written = os.pipe()
+        children = _children(settings, directory.absolute(), listener=listener, ready=written, workers=workers)
+        listeners = sum(written in child.inherit for child in children)
+
+        def say_where() -> None:
+            _wait_for_all(endpoint["base_url"], ready, listeners)
+            write_private(directory / "endpoint.json", json.dumps(endpoint, indent=2))
+            announce(endpoint["base_url"])
+
+        threading.Thread(target=say_where, daemon=True).start()
         try:
             ProcessGroup(children, watched=servers.processes, stop_timeout_s=_STOP_WITHIN_S).run()
         finally:
@@ -99,7 +105,9 @@ def _keys(directory: Path, settings: Settings) -> dict[str, str]:
     return kept
 
 
-def _children(settings: Settings, directory: Path, *, listener: socket.socket, workers: int) -> Sequence[ChildProcess]:
+def _children(
+    settings: Settings, directory: Path, *, listener: socket.socket, ready: int, workers: int
+) -> Sequence[ChildProcess]:
     environment = _inherited() | as_environment(settings)
     # Only migrations need the administrator, and they are done.
     environment.pop("TSUGIKI_DATABASE_ADMIN_URL")
@@ -115,11 +123,15 @@ def _children(settings: Settings, directory: Path, *, listener: socket.socket, w
             restarts=_RESTARTS,
         )
 
+    def worker(name: str, role: str) -> ChildProcess:
+        return child(name, "workers.main", role, f"--ready-fd={ready}", inherit=[ready])
+
     api = ["uvicorn", "--factory", "api.main:create", "--fd", str(listener.fileno()), "--no-access-log"]
     return [
         child("api", *api, inherit=[listener.fileno()]),
-        child("validator", "workers.main", "validate"),
-        *(child(f"worker-{number}", "workers.main", "train") for number in range(1, workers + 1)),
+        worker("validator", "validate"),
+        worker("sweeper", "sweep"),
+        *(worker(f"worker-{number}", "train") for number in range(1, workers + 1)),
         child("beat", "workers.main", "beat"),
     ]
 
@@ -129,13 +141,17 @@ def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TSUGIKI_")}
 
 
-def _announce(directory: Path, endpoint: dict[str, str], announce: Callable[[str], None]) -> None:
-    url = endpoint["base_url"].removesuffix("/v1") + "/readyz"
-    deadline = time.monotonic() + _READY_WITHIN_S
-    while time.monotonic() < deadline:
-        with suppress(httpx.HTTPError):
-            if httpx.get(url, timeout=5).is_success:
-                write_private(directory / "endpoint.json", json.dumps(endpoint, indent=2))
-                announce(endpoint["base_url"])
-                return
+def _wait_for_all(base_url: str, ready: int, listeners: int) -> None:
+    """Return when the API can reach all servers and every worker listens."""
+    while not _answers(base_url.removesuffix("/v1") + "/readyz"):
         time.sleep(_POLL_S)
+    heard = 0
+    while heard < listeners:
+        heard += len(os.read(ready, listeners))
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).is_success
+    except httpx.HTTPError:
+        return False

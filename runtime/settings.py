@@ -74,11 +74,14 @@ class Settings(BaseSettings):
 
 
 def load() -> Settings:
-    """The settings of this process: from the inherited file where there is one, else from the environment."""
-    handed_over = os.environ.get(_SETTINGS_FD)
+    """The settings of this process: from the inherited file where there is one, else from the environment.
+
+    The file can be read once: whoever looks at this process's open files later finds no secret there.
+    """
+    handed_over = os.environ.pop(_SETTINGS_FD, None)
     if handed_over is None:
         return Settings()
-    with os.fdopen(os.dup(int(handed_over)), "rb") as stream:
+    with os.fdopen(int(handed_over), "rb") as stream:
         stream.seek(0)
         return Settings.model_validate_json(stream.read())
 

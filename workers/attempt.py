@@ -4,7 +4,7 @@ import logging
 import threading
 from pathlib import Path
 
-from domain.plans import Compute, ControlRecord, RunFailure, RunPlan, RunReport, RunStopped, TrainPlan
+from domain.plans import Compute, ControlRecord, EngineManifest, RunFailure, RunPlan, RunReport, RunStopped, TrainPlan
 from runtime.wiring import Runtime
 from services.leases import Claim, ResumePoint
 from workers import verdicts
@@ -70,16 +70,22 @@ class Attempt:
         self._fence.pause(seconds)
 
     def _plan(self, resume: ResumePoint | None) -> TrainPlan:
+        run = RunPlan(run=self._run_id, spec=self._held.spec, resume_step=resume.step if resume else None)
+        return TrainPlan(compute=self._compute(resume), runs=(run,))
+
+    def _compute(self, resume: ResumePoint | None) -> Compute:
+        """This worker's way of computing; a resumed run keeps the one it began with, whatever this worker's is."""
+        if resume is not None:
+            kept = self._workspace.inputs / self._run_id / "checkpoint" / "checkpoint.json"
+            return EngineManifest.model_validate_json(kept.read_bytes()).compute
         settings = self._runtime.settings
-        compute = Compute(
+        return Compute(
             world_size=settings.ranks,
             threads_per_rank=settings.threads_per_rank,
             device=settings.device,
             precision=settings.precision,
             micro_batch_tokens=settings.micro_batch_tokens,
         )
-        run = RunPlan(run=self._run_id, spec=self._held.spec, resume_step=resume.step if resume else None)
-        return TrainPlan(compute=compute, runs=(run,))
 
     def _uploads(self, report: ProgressReport, resume: ResumePoint | None) -> CheckpointUploads:
         return CheckpointUploads(

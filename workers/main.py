@@ -1,4 +1,4 @@
-"""`python -m workers.main train|validate|beat`: one worker process. `tsugiki worker` and `tsugiki up` start these.
+"""`python -m workers.main train|validate|sweep|beat`: one process of the queue.
 
 It starts itself anew without its settings in the environment: its ranks, which run a department's data through
 libraries, could read their ancestors' environment.
@@ -9,15 +9,17 @@ import sys
 
 from runtime.settings import exec_without_secrets, load
 
-ROLES = ("train", "validate", "beat")
+ROLES = ("train", "validate", "sweep", "beat")
 
 
 def main(arguments: list[str]) -> None:
     """Become the worker; returns only by an exception."""
     parser = argparse.ArgumentParser(prog="python -m workers.main")
     parser.add_argument("role", choices=ROLES)
-    role = parser.parse_args(arguments).role
-    exec_without_secrets(load(), [sys.executable, "-m", "workers.serve", role])
+    parser.add_argument("--ready-fd", help="an inherited descriptor that gets a byte once the worker listens")
+    options = parser.parse_args(arguments)
+    ready = [options.ready_fd] if options.ready_fd else []
+    exec_without_secrets(load(), [sys.executable, "-m", "workers.serve", options.role, *ready])
 
 
 if __name__ == "__main__":

@@ -4,23 +4,28 @@ import ctypes
 import os
 import sys
 
+from celery import signals
+
 from runtime.queue import SWEEP_QUEUE, TRAIN_QUEUE, VALIDATE_QUEUE
 from workers.app import app
 
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 
-QUEUES = {"train": (TRAIN_QUEUE,), "validate": (VALIDATE_QUEUE, SWEEP_QUEUE)}
+# One process each: a sweep must not wait behind an inspection, nor that behind a training.
+QUEUES = {"train": TRAIN_QUEUE, "validate": VALIDATE_QUEUE, "sweep": SWEEP_QUEUE}
 
 
-def serve(role: str) -> int:
-    """Serve until a signal ends it; the exit status."""
+def serve(role: str, ready_fd: int | None = None) -> int:
+    """Serve until a signal ends it; the exit status. A byte on ready_fd says that a worker listens to its queue."""
     hide_from_children()
+    if ready_fd is not None:
+        signals.worker_ready.connect(lambda **_about: os.write(ready_fd, b"."), weak=False)
     if role == "beat":
         # One entry every few seconds needs no file to remember when it last ran.
         app.Beat(scheduler="celery.beat:Scheduler", quiet=True).run()
         return 0
     options = ("--without-gossip", "--without-mingle", "--without-heartbeat", f"--hostname={role}-{os.getpid()}@%h")
-    status: int | None = app.worker_main(["worker", "--pool=solo", "-Q", ",".join(QUEUES[role]), *options])
+    status: int | None = app.worker_main(["worker", "--pool=solo", "-Q", QUEUES[role], *options])
     return status or 0
 
 
@@ -31,4 +36,4 @@ def hide_from_children() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1]))
+    sys.exit(serve(sys.argv[1], *map(int, sys.argv[2:])))

@@ -15,6 +15,7 @@ from pathlib import Path
 from domain.digests import manifest_of_tree
 from domain.plans import (
     Device,
+    EngineManifest,
     FailureKind,
     InspectedFile,
     InspectPlan,
@@ -22,7 +23,6 @@ from domain.plans import (
     Precision,
     ProgressRecord,
     RunFailure,
-    RunPlan,
     RunReport,
     RunStopped,
     TrainPlan,
@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> None:
     if verb == "inspect":
         inspect(InspectPlan.model_validate_json(paths["plan"].read_bytes()), paths["out"])
         return
-    (run,) = TrainPlan.model_validate_json(paths["plan"].read_bytes()).runs
-    Training(run, paths["inputs"] / run.run, paths["out"], set(behaviour)).run()
+    plan = TrainPlan.model_validate_json(paths["plan"].read_bytes())
+    Training(plan, paths["inputs"], paths["out"], set(behaviour)).run()
 
 
 def inspect(plan: InspectPlan, out: Path) -> None:
@@ -55,10 +55,11 @@ def inspect(plan: InspectPlan, out: Path) -> None:
 
 
 class Training:
-    def __init__(self, plan: RunPlan, inputs: Path, out: Path, behaviour: set[str]) -> None:
-        self.plan, self.control, self.behaviour = plan, out / "control.jsonl", behaviour
-        self.inputs, self.out = inputs, out / plan.run
-        self.total = plan.spec.total_steps
+    def __init__(self, plan: TrainPlan, inputs: Path, out: Path, behaviour: set[str]) -> None:
+        (self.plan,) = plan.runs
+        self.compute, self.control, self.behaviour = plan.compute, out / "control.jsonl", behaviour
+        self.inputs, self.out = inputs / self.plan.run, out / self.plan.run
+        self.total = self.plan.spec.total_steps
         (self.out / "checkpoints").mkdir(parents=True)
 
     def run(self) -> None:
@@ -99,6 +100,11 @@ class Training:
             return
         folder.mkdir()
         (folder / "state.json").write_text(json.dumps(state))
+        manifest = EngineManifest(
+            run=self.plan.run, step=step, trained_tokens=1, supervised_tokens=1, train_s=1, spec=self.plan.spec,
+            compute=self.compute, base_model_digest=self.plan.spec.base_model_digest, versions={},
+        )  # fmt: skip
+        (folder / "checkpoint.json").write_text(manifest.model_dump_json())
         (folder / "COMPLETE").write_text(manifest_of_tree(folder).model_dump_json())
 
     def finish(self, state: int) -> None:

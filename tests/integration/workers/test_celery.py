@@ -65,6 +65,7 @@ def test_jobs_run_though_every_message_is_lost(department: Any, start: Any, wait
     queued = [department.submit_queued() for _ in range(8)]
     department.flush_broker()
     start("celery", "validate")
+    start("celery", "sweep")
     start("celery", "train")
     start("-m", "workers.main", "beat")
     jobs = [validating, *queued]
