@@ -97,6 +97,8 @@ def test_the_adapter_beats_the_base_model_on_rows_it_never_saw(trained: Trained)
     assert evaluation["adapter"]["loss"] < evaluation["base"]["loss"]
 
 
+# peft asks transformers under the property's old name.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_pulled_adapter_has_the_services_loss_under_plain_transformers_and_peft(
     service: RunningService, trained: Trained, smollm2_folder: Path, tmp_path: Path
 ) -> None:
