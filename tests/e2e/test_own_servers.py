@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
+import redis
 from sqlalchemy import make_url
 
 from runtime.embedded import EmbeddedServices
@@ -75,6 +76,7 @@ def test_a_first_migration_gives_two_keys_once_and_the_parts_then_answer_and_sto
         ]
         try:
             wait_until_ready(f"http://127.0.0.1:{settings['TSUGIKI_PORT']}", processes)
+            wait_until_listening(settings["TSUGIKI_BROKER_URL"], workers=3)
             url = f"http://127.0.0.1:{settings['TSUGIKI_PORT']}/v1/me"
             key = json.loads(keys_file.read_text())["admin_key"]
             answer = httpx.get(url, headers={"Authorization": f"Bearer {key}"})
@@ -97,6 +99,15 @@ def wait_until_ready(url: str, processes: list[subprocess.Popen[bytes]]) -> None
                 return
         time.sleep(0.1)
     pytest.fail("The API does not answer.")
+
+
+def wait_until_listening(broker_url: str, *, workers: int) -> None:
+    """Every worker blocks on its queue: before that, SIGTERM finds a process that is still starting."""
+    deadline = time.monotonic() + 120
+    with redis.Redis.from_url(broker_url) as broker:
+        while sum(client["cmd"] == "brpop" for client in broker.client_list()) < workers:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_a_missing_setting_is_named_and_an_unreachable_database_is_said_without_a_traceback(
