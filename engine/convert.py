@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+GGUF_MAGIC = b"GGUF"
 # GGUF keeps numbers as 32-bit floats: 1e-5 comes back as 9.999999747378752e-06.
 FLOAT32_DIGITS = 6
 
@@ -25,7 +26,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--gguf", required=True, help="a .gguf file, or an installed package that carries one")
     parser.add_argument("--out", required=True, type=Path)
     options = parser.parse_args(arguments)
-    convert(find_gguf(options.gguf), options.out)
+    gguf = find_gguf(options.gguf)
+    with gguf.open("rb") as stream:
+        if stream.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
+            raise SystemExit(f"{options.gguf} is no GGUF file.")
+    convert(gguf, options.out)
     return 0
 
 
