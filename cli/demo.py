@@ -7,7 +7,6 @@ packages, nothing is downloaded.
 import argparse
 import itertools
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cli import adapters, base_models, demo_report, demo_rows, lineage
+from cli import adapters, base_models, demo_report, demo_rows, gguf, lineage
 from cli.connection import Connection, JsonObject, Query, Refused, Unreachable, translated
 from cli.demo_report import MIN_GAIN, DemoReport, DepartmentResult
 from cli.demo_rows import DepartmentRows
 from cli.demo_service import DemoFailed, DemoService, started
 from cli.endpoint import Endpoint
+from cli.gguf import NotConverted
 from cli.output import Column, Output, duration, number, share, size, when
 from cli.pull import AdapterDamaged, FolderInUse
 from cli.watch import Followed, follow
@@ -93,8 +94,12 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         Demo(console).run(options.dir, options.report, keep=options.keep)
-    except (DemoFailed, Refused, Unreachable, AdapterDamaged, FolderInUse) as fact:
+    except (DemoFailed, Refused, Unreachable, AdapterDamaged, FolderInUse, NotConverted) as fact:
         console.print(Text(f"The demonstration failed: {fact}", style="red"))
+        return 1
+    except OSError as error:
+        what = f"{error.filename or 'this machine'}: {error.strerror}"
+        console.print(Text(f"The demonstration failed: {what}", style="red"))
         return 1
     except KeyboardInterrupt:
         console.print("Stopped.")
@@ -122,7 +127,7 @@ class Demo:
         self._check_gains(results)
 
     def _show(self, service: DemoService) -> tuple[tuple[DepartmentResult, ...], dict[str, str]]:
-        self._console.print(f"It answers at {service.endpoint.base_url}; logs are in {service.directory / 'logs'}.")
+        self._say(f"It answers at {service.endpoint.base_url}; logs are in {service.directory / 'logs'}.")
         operator = Connection(service.endpoint)
         base_model = self._register(operator)
         departments = self._open_departments(operator)
@@ -144,7 +149,11 @@ class Demo:
 
     def _step(self, title: str) -> None:
         self._console.print()
-        self._console.rule(f"[bold]{next(self._steps)}/{STEPS}[/] {title}", align="left", style="dim")
+        self._console.rule(f"[bold]{next(self._steps)}/{STEPS}[/] {escape(title)}", align="left", style="dim")
+
+    def _say(self, sentence: str) -> None:
+        # A path may hold what rich would take for its markup.
+        self._console.print(sentence, markup=False)
 
     # --- 1, 3: the base model -----------------------------------------------------------------------------------------
 
@@ -153,11 +162,8 @@ class Demo:
         if MODEL_FOLDER.exists():
             self._console.print(f"{MODEL_FOLDER} is there already.")
             return
-        command = [sys.executable, "-m", "engine", "convert", "--gguf", base_models.PACKAGED_GGUF]
         with self._console.status("Converting …"):
-            finished = subprocess.run([*command, "--out", str(MODEL_FOLDER)], cwd=ROOT, check=False)
-        if finished.returncode:
-            raise DemoFailed("The base model could not be converted. Was `make setup` run?")
+            gguf.convert(base_models.PACKAGED_GGUF, MODEL_FOLDER)
 
     def _register(self, operator: Connection) -> JsonObject:
         self._step("The operator registers the base model and opens two departments")
@@ -269,7 +275,7 @@ class Demo:
         self._step("Pull the adapter, verified; its lineage; the audit trail, read with the auditor's key")
         out = service.directory / "pulled" / f"{version['adapter']}-{version['number']}"
         adapters.fetch(department.trainer, version["adapter"], str(version["number"]), out)
-        self._console.print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+        self._say(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
         edges = department.trainer.get("lineage", version["id"])["edges"]
         self._console.print(lineage.tree(version["id"], edges))
         auditor = Connection(Endpoint(service.endpoint.base_url, service.endpoint.auditor_key or ""))
@@ -289,13 +295,11 @@ class Demo:
             departments=results, hardware=demo_report.hardware(), versions=versions, seconds_total=seconds_total
         )
         demo_report.write(whole, report)
-        self._console.print(f"Written to {report}.")
+        self._say(f"Written to {report}.")
 
     def _say_how_to_reach(self, service: DemoService) -> None:
         file = service.directory / "endpoint.json"
-        self._console.print(
-            f"The service goes on at {service.endpoint.base_url}. Ask it:  tsugiki --endpoint {file} whoami"
-        )
+        self._say(f"The service goes on at {service.endpoint.base_url}. Ask it:  tsugiki --endpoint {file} whoami")
         self._console.print(f"Stop it:  kill {service.process.pid}")
 
     def _check_gains(self, results: tuple[DepartmentResult, ...]) -> None:

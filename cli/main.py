@@ -22,6 +22,7 @@ from cli import (
 )
 from cli.connection import Refused, Unreachable
 from cli.endpoint import EndpointUnknown
+from cli.gguf import NotConverted
 from cli.output import Column, Output, plain
 from cli.pull import AdapterDamaged, FolderInUse
 from cli.session import Options, Session
@@ -108,7 +109,7 @@ def main() -> None:
         _fail(refused.message, code=refused.code, param=refused.param)
     except Refusal as refusal:
         _fail(refusal.message, code=refusal.code, param=refusal.param)
-    except (Unreachable, EndpointUnknown, AdapterDamaged, FolderInUse) as fact:
+    except (Unreachable, EndpointUnknown, AdapterDamaged, FolderInUse, NotConverted) as fact:
         _fail(str(fact))
     except OSError as error:
         # The path and the system's own words: a full disk, a folder that may not be written.

@@ -1,5 +1,6 @@
 """`tsugiki up`, and its parts for a deployment: the one module of the command line that starts services."""
 
+import errno
 import os
 import sys
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from runtime import installation, service
 from runtime.embedded.data_directory import write_private
@@ -18,7 +20,12 @@ from runtime.installation import PlatformKeys
 from runtime.processes import ChildEnded
 from runtime.settings import Settings, load
 
-console = Console(stderr=True)
+console = Console(stderr=True, highlight=False)
+# By pydantic's name of the fault.
+_UNUSABLE = {
+    "missing": "Setting {name} is missing.",
+    "extra_forbidden": "There is no setting {name}.",
+}
 
 
 class WorkerKind(StrEnum):
@@ -37,21 +44,27 @@ def up(
     workers: Annotated[int, typer.Option(help="Training workers.", min=1, max=64)] = 1,
 ) -> None:
     """Start PostgreSQL, Valkey, SeaweedFS, migrations, API, workers and beat; Ctrl-C stops all."""
-    console.print(f"Starting Tsugiki on {directory} …")
+    if directory.exists() and not directory.is_dir():
+        _refuse(f"{directory} is not a folder.")
+    _say(f"Starting Tsugiki on {directory} …")
     try:
         service.up(directory, host=host, port=port, workers=workers, announce=lambda url: _say_where(directory, url))
-    except (EmbeddedServicesError, ChildEnded, OSError) as error:
+    except (EmbeddedServicesError, ChildEnded) as error:
         _refuse(str(error))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            _refuse(f"Port {port} of {host} is in use: choose another with --port.")
+        _refuse(_of_machine(error))
     except ValidationError as error:
         _refuse_settings(error)
     console.print("Stopped.")
 
 
 def _say_where(directory: Path, base_url: str) -> None:
-    console.print(f"[bold green]Tsugiki answers at {base_url}[/]")
-    console.print(f"  docs      {base_url.removesuffix('/v1')}/docs")
-    console.print(f"  keys      {directory / 'endpoint.json'}")
-    console.print(f"  logs      {directory / 'logs'}")
+    _say(f"Tsugiki answers at {base_url}", style="bold green")
+    _say(f"  docs      {base_url.removesuffix('/v1')}/docs")
+    _say(f"  keys      {directory / 'endpoint.json'}")
+    _say(f"  logs      {directory / 'logs'}")
 
 
 def api() -> None:
@@ -86,8 +99,10 @@ def migrate(
     settings = _load()
     try:
         is_new = installation.prepare(settings, keep=partial(_keep, keys_file))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         _refuse(str(error))
+    except OSError as error:
+        _refuse(_of_machine(error))
     console.print("A new installation: keep its two keys." if is_new else "The installation is up to date.")
 
 
@@ -113,11 +128,24 @@ def _load() -> Settings:
 
 def _refuse_settings(error: ValidationError) -> NoReturn:
     for item in error.errors(include_url=False, include_input=False):
-        name = "_".join(str(part) for part in item["loc"]).upper()
-        console.print(f"[red]Setting TSUGIKI_{name}: {item['msg']}[/]")
+        name = "TSUGIKI_" + "_".join(str(part) for part in item["loc"]).upper()
+        _say(
+            _UNUSABLE.get(item["type"], "Setting {name} has a value that it cannot have.").format(name=name),
+            style="red",
+        )
     raise typer.Exit(1)
 
 
 def _refuse(message: str) -> NoReturn:
-    console.print(f"[red]{message}[/]", highlight=False)
+    _say(message, style="red")
     raise typer.Exit(1)
+
+
+def _of_machine(error: OSError) -> str:
+    # Our own ConnectionError has a sentence, and no number of the system's.
+    return f"{error.filename or 'This machine'}: {error.strerror}" if error.strerror else str(error)
+
+
+def _say(sentence: str, *, style: str = "") -> None:
+    # As Text: a path may hold what rich would take for its markup.
+    console.print(Text(sentence, style=style), soft_wrap=True)

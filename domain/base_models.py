@@ -13,7 +13,7 @@ from domain.frozen import Frozen
 from domain.refusals import Invalid
 
 # Weights, configuration, tokenizer, template. Never pickles (.bin, .pt, .ckpt, .pkl) and never code.
-_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
+ACCEPTED_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 _REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _MAX_HEADER_BYTES = 100 << 20
 _HEADER_PREFIX_BYTES = 8
@@ -45,8 +45,9 @@ def check_manifest(manifest: Manifest) -> None:
     if any(file.path == "config.json" and file.bytes > _MAX_CONFIG_BYTES for file in manifest.files):
         raise Invalid(f"config.json is larger than {_MAX_CONFIG_BYTES} bytes.", param="files")
     for path in paths:
-        if not path.endswith(_SUFFIXES):
-            raise Invalid(f"Only {', '.join(_SUFFIXES)} files may be in a base model: not {path}.", param="files")
+        if not path.endswith(ACCEPTED_SUFFIXES):
+            accepted = ", ".join(ACCEPTED_SUFFIXES)
+            raise Invalid(f"Only {accepted} files may be in a base model: not {path}.", param="files")
 
 
 def facts_of_config(content: bytes) -> BaseModelFacts:

@@ -1,12 +1,13 @@
 from pathlib import Path
+from typing import Any, NoReturn
 
-import domain.base_models
-from cli.base_models import ACCEPTED_SUFFIXES, accepted_files
+import httpx
+import huggingface_hub
+import pytest
+
+from cli.base_models import accepted_files
 from domain.digests import digest_of
-
-
-def test_the_suffixes_are_the_domains() -> None:
-    assert ACCEPTED_SUFFIXES == domain.base_models._SUFFIXES  # noqa: SLF001 - one list in two places
+from tests.unit.cli.conftest import Run, Stub
 
 
 def test_weights_behind_a_link_count_and_hidden_files_do_not(tmp_path: Path) -> None:
@@ -19,3 +20,16 @@ def test_weights_behind_a_link_count_and_hidden_files_do_not(tmp_path: Path) -> 
     (folder / "model.safetensors").symlink_to(blob)
     (file,) = accepted_files(folder).files
     assert (file.path, file.bytes, file.digest) == ("model.safetensors", 7, digest_of(b"weights"))
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("no route"), OSError("no route")])
+def test_a_hub_out_of_reach_is_one_line(
+    tsugiki: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
+    ended = tsugiki("base-models", "add", "base", "--from", "org/name")
+    assert (ended.status, stub.asked) == (1, [])
+    assert ended.err == "error: org/name could not be downloaded: is the hub within reach?\n"

@@ -134,6 +134,14 @@ def test_a_platform_key_acts_in_the_department_named(tsugiki: Run, stub: Stub) -
     assert stub.asked[-1][1]["openai-project"] == PROJECT
 
 
+@pytest.mark.parametrize("key", ["tsk_schlüssel", "tsk a", "tsk\n"])
+def test_a_key_that_is_none_is_one_line(tsugiki: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("TSUGIKI_API_KEY", key)
+    ended = tsugiki("whoami")
+    assert (ended.status, stub.asked) == (1, [])
+    assert ended.err == "error: The key (TSUGIKI_API_KEY) is empty, or holds a character that it cannot have.\n"
+
+
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
