@@ -22,6 +22,35 @@ _REFUSALS: Mapping[str, type[Invalid]] = {
     "too_short": OutOfRange,
     "too_long": OutOfRange,
 }
+# In words of ours, for what a request can do wrong; `{…}` is the limit.
+_SENTENCES: Mapping[str, str] = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+    "string_pattern_mismatch": "does not have the expected form",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+}
 _MAX_DETAILS = 100
 _MAX_SHOWN_CHARACTERS = 64
 
@@ -50,7 +79,8 @@ def _finding(error: Mapping[str, Any]) -> tuple[type[Invalid], str, str]:
     # A field's name may be the caller's own invention: it is shown, but not at any length.
     parts = [str(part)[:_MAX_SHOWN_CHARACTERS] for part in error["loc"] if not _is_branch(part)]
     param = ".".join(parts) or "body"
-    return kind, f"{param}: {error['msg']}.", param
+    sentence = _SENTENCES.get(error["type"], "is not valid").format(**error.get("ctx", {}))
+    return kind, f"{param} {sentence}.", param
 
 
 def _is_branch(part: Any) -> bool:

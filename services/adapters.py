@@ -24,8 +24,6 @@ from services.cursors import known_cursor
 from services.jobs import close, tell
 from services.leases import Claim
 
-NO_LINEAGE = "Nothing descends from this, and it descends from nothing."
-
 
 @dataclass(frozen=True)
 class EvaluationPair:
@@ -273,13 +271,15 @@ def _record_download(
 
 
 def lineage(session: Session, principal: Principal, subject: UUID) -> Sequence[LineageEdge]:
-    """Every edge that touches a version, a job, a file or a base model, from either end. Raises NotFound for none."""
+    """Every edge that touches a version, a job, a file or a base model, from either end.
+
+    A job's are also those of the version it produced: what it used is what that descends from.
+    """
     require(principal, Permission.LINEAGE_READ)
-    edges = session.scalars(
-        select(LineageEdge)
-        .where(or_(LineageEdge.subject_id == subject, LineageEdge.object_id == subject))
-        .order_by(LineageEdge.id)
-    ).all()
-    if not edges:
-        raise NotFound(NO_LINEAGE)
-    return edges
+    produced = select(LineageEdge.subject_id).where(
+        LineageEdge.object_id == subject, LineageEdge.relation == "produced_by"
+    )
+    touching = or_(
+        LineageEdge.subject_id == subject, LineageEdge.object_id == subject, LineageEdge.subject_id.in_(produced)
+    )
+    return session.scalars(select(LineageEdge).where(touching).order_by(LineageEdge.id)).all()

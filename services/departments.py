@@ -34,7 +34,9 @@ def create(session: Session, principal: Principal, name: str) -> Department:
 
 
 def list_all(session: Session, principal: Principal) -> Sequence[Department]:
-    """Every department, newest first: the operator's and the auditor's view."""
+    """Every department, newest first, for the operator and the auditor; for anyone else their own."""
+    if not principal.may(Permission.DEPARTMENT_LIST) and principal.department is not None:
+        return [get(session, principal, principal.department)]
     require(principal, Permission.DEPARTMENT_LIST)
     statement = select(Department).from_statement(text("SELECT * FROM list_departments() ORDER BY id DESC"))
     return session.scalars(statement).all()

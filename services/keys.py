@@ -38,13 +38,20 @@ def issue_to_user(
 
 
 def _require_may_issue(session: Session, principal: Principal, user: UUID) -> None:
-    if not principal.may(Permission.KEY_MANAGE):
-        require(principal, Permission.MEMBER_NAME_FIRST_ADMIN)
-        keys_so_far = session.scalar(select(func.count()).select_from(ApiKey)) or 0
-        if keys_so_far:
-            raise Denied("The operator makes a department's first key; its admins make the rest.")
     # Raises NotFound where the user is no member.
-    members.get_member(session, principal, user)
+    membership, _person = members.get_member(session, principal, user)
+    if principal.may(Permission.KEY_MANAGE):
+        return
+    require(principal, Permission.MEMBER_NAME_FIRST_ADMIN)
+    if Role.DEPARTMENT_ADMIN not in membership.roles or _an_admin_has_a_key(session):
+        raise Denied("The operator makes a key for an admin while no admin of the department has one.")
+
+
+def _an_admin_has_a_key(session: Session) -> bool:
+    """Whether the department can help itself: a lost or revoked last key must not lock it out for ever."""
+    alive = ApiKey.revoked_at.is_(None) & (ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()))
+    held = select(ApiKey.id).join(Membership, Membership.user_id == ApiKey.user_id)
+    return bool(session.scalars(held.where(alive, Membership.roles.contains([Role.DEPARTMENT_ADMIN])).limit(1)).first())
 
 
 def create_service_account(

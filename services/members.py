@@ -45,6 +45,16 @@ def get_user(session: Session, principal: Principal, user: UUID) -> User:
     return found
 
 
+def find_user(session: Session, principal: Principal, email: str) -> User:
+    """The person of an e-mail address, for who may add them to a department. Raises NotFound."""
+    if not principal.may(Permission.MEMBER_MANAGE):
+        require(principal, Permission.MEMBER_NAME_FIRST_ADMIN)
+    found = session.scalars(select(User).where(User.email == email.lower())).one_or_none()
+    if found is None:
+        raise NotFound("No such user.")
+    return found
+
+
 def list_members(session: Session, principal: Principal) -> Sequence[tuple[Membership, User]]:
     """The department's people and their roles."""
     require(principal, Permission.MEMBER_READ)

@@ -47,14 +47,15 @@ class RolesRequest(Body):
         if self.roles is not None:
             return self.roles
         if self.role is None:
-            raise MissingField("role: Field required.", param="role")
+            raise MissingField("role is missing.", param="role")
         return [self.role]
 
 
 class MemberRequest(RolesRequest):
-    """A person to add to a department."""
+    """A person to add to a department: by id, as the client does, or by e-mail address."""
 
-    user_id: StrictStr = Field(description="`user-…`.")
+    user_id: StrictStr | None = Field(default=None, description="`user-…`.")
+    email: StrictStr | None = Field(default=None, description="Their e-mail address, in place of the id. Ours.")
 
 
 class MemberObject(Identified):

@@ -22,8 +22,8 @@ def create(caller: Authenticated, wanted: Annotated[ProjectRequest, json_body(Pr
 
 @router.get("", summary="List departments")
 def list_all(caller: Authenticated) -> Page[ProjectObject]:
-    """Every department, newest first; for the operator and the auditor."""
-    with caller.runtime.platform() as session:
+    """Every department, newest first, for the operator and the auditor; for anyone else their own."""
+    with caller.anywhere() as session:
         return page_of(map(ProjectObject.of, departments.list_all(session, caller.principal)))
 
 

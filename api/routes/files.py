@@ -83,7 +83,7 @@ def _check_fields(form: Form) -> None:
     if unknown := sorted(set(form.fields) - {"purpose"}):
         raise UnknownField("A field is not supported here.", param=unknown[0][:64])
     if "purpose" not in form.fields:
-        raise MissingField("purpose: Field required.", param="purpose")
+        raise MissingField("purpose is missing.", param="purpose")
     if form.fields["purpose"] != PURPOSE:
         raise Invalid(f"The one purpose here is `{PURPOSE}`.", param="purpose")
 

@@ -12,8 +12,10 @@ from domain.access import Permission
 from domain.ids import IdKind, parse_id, public_id
 from domain.refusals import NotFound
 from models_db.adapters import Adapter, AdapterVersion, LineageEdge
+from models_db.base import Table
 from models_db.base_models import BaseModel
 from models_db.files import File
+from models_db.jobs import Job
 from services import adapters, base_models
 
 router = APIRouter(prefix="/v1/lineage", tags=["Lineage"])
@@ -24,6 +26,7 @@ _KINDS = {
     "file": IdKind.FILE,
     "job": IdKind.JOB,
 }
+_TABLES: dict[str, type[Table]] = {"adapter_version": AdapterVersion, "base_model": BaseModel, "file": File, "job": Job}
 
 
 @router.get("/{object_id}", summary="Read what something descends from, and what descends from it")
@@ -39,18 +42,21 @@ def retrieve(
 
 
 def _subject(session: Session, caller: Caller, object_id: str) -> UUID:
-    for kind in _KINDS.values():
+    for name, kind in _KINDS.items():
         if object_id.startswith(kind):
             try:
-                return parse_id(kind, object_id)
+                key = parse_id(kind, object_id)
             except NotFound:
                 # A base model may be called `file-converter`.
                 break
+            if session.get(_TABLES[name], key) is None:
+                raise NotFound("No such object.")
+            return key
     if (version := adapters.find_model(session, caller.principal, object_id)) is not None:
         return version.id
     if (base_model := base_models.find(session, caller.principal, object_id)) is not None:
         return base_model.id
-    raise NotFound(adapters.NO_LINEAGE)
+    raise NotFound("No such object.")
 
 
 def _edge(session: Session, caller: Caller, edge: LineageEdge) -> LineageEdgeObject:
@@ -67,7 +73,7 @@ def _edge(session: Session, caller: Caller, edge: LineageEdge) -> LineageEdgeObj
 
 def _name(session: Session, caller: Caller, kind: str, key: UUID) -> str | None:
     if kind == "adapter_version" and (version := session.get(AdapterVersion, key)):
-        return f"{session.get_one(Adapter, version.adapter_id).name}:{version.number}"
+        return f"{session.get_one(Adapter, version.adapter_id).name}@{version.number}"
     if kind == "base_model" and (base_model := session.get(BaseModel, key)):
         return base_model.name
     if kind == "file" and caller.principal.may(Permission.FILE_READ) and (file := session.get(File, key)):

@@ -1,14 +1,17 @@
 """People in a department, and their roles there."""
 
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Path
+from sqlalchemy.orm import Session
 
 from api.bodies import json_body
-from api.deps import InProject
+from api.deps import Caller, InProject
 from api.objects.members import MemberObject, MemberRequest, RolesRequest
 from api.objects.shape import Deleted, Page, page_of
 from domain.ids import IdKind, parse_id
+from domain.refusals import ConflictingFields
 from services import members
 
 router = APIRouter(prefix="/v1/organization/projects/{project_id}/users", tags=["Organisation"])
@@ -19,9 +22,17 @@ UserId = Annotated[str, Path(description="`user-…`.")]
 @router.post("", summary="Add a person to a department")
 def create(caller: InProject, wanted: Annotated[MemberRequest, json_body(MemberRequest)]) -> MemberObject:
     """Give a person roles in the department. The operator names its first admin; its admins do the rest."""
-    user = parse_id(IdKind.USER, wanted.user_id)
     with caller.in_department() as session:
+        user = _person(session, caller, wanted)
         return MemberObject.of(*members.set_roles(session, caller.principal, user, wanted.wanted()))
+
+
+def _person(session: Session, caller: Caller, wanted: MemberRequest) -> UUID:
+    if (wanted.user_id is None) == (wanted.email is None):
+        raise ConflictingFields("Give `user_id` or `email`.", param="user_id")
+    if wanted.email is not None:
+        return members.find_user(session, caller.principal, wanted.email).id
+    return parse_id(IdKind.USER, wanted.user_id or "")
 
 
 @router.get("", summary="List a department's people")

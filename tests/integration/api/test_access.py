@@ -65,7 +65,7 @@ ROLES = [
     ("viewer", "GET", "/organization/audit_logs", 403),
     ("trainer", "GET", "/organization/audit_logs", 200),
     ("trainer", "GET", "/organization/projects/{project}/users", 403),
-    ("trainer", "GET", "/organization/projects", 403),
+    ("trainer", "GET", "/organization/projects", 200),
     ("data_steward", "POST", "/fine_tuning/jobs", 403),
     ("data_steward", "GET", "/files", 200),
     ("approver", "GET", "/adapters", 200),
@@ -194,3 +194,51 @@ def test_the_quota_of_unfinished_jobs_is_429_and_is_recorded(
         client.fine_tuning.jobs.create(model=base_model, training_file=file)
     assert (refused.value.code, refused.value.type) == ("quota_exceeded", "rate_limit_error")
     client.fine_tuning.jobs.cancel(job.id)
+
+
+def test_a_department_sees_itself_in_the_list_and_nobody_else(
+    department: Department, make_department: Callable[[], Department], operator_key: str, api_url: str
+) -> None:
+    other = make_department()
+    with department.http() as trainer:
+        assert [found["id"] for found in trainer.get("/organization/projects").json()["data"]] == [department.id]
+    with http(api_url, operator_key) as operator:
+        listed = {found["id"] for found in operator.get("/organization/projects").json()["data"]}
+    assert listed >= {department.id, other.id}
+
+
+def test_an_admin_adds_by_email_who_is_in_the_organisation(
+    department: Department, operator_key: str, api_url: str
+) -> None:
+    people = f"/organization/projects/{department.id}/users"
+    with http(api_url, operator_key) as operator:
+        known = operator.post("/organization/users", json={"email": "Known@acme.test", "name": "Known"}).json()
+    with department.http(department.admin) as admin:
+        added = admin.post(people, json={"email": "known@ACME.test", "role": "member"}).raise_for_status().json()
+        assert (added["id"], added["email"]) == (known["id"], "known@acme.test")
+        assert admin.post(people, json={"email": "nobody@acme.test", "role": "member"}).status_code == 404
+        for wrong in ({}, {"email": "known@acme.test", "user_id": known["id"]}):
+            refused = admin.post(people, json={"role": "member"} | wrong)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "conflicting_fields")
+    with department.http() as trainer:
+        assert trainer.post(people, json={"email": "known@acme.test", "role": "member"}).status_code == 403
+
+
+def test_the_operator_makes_an_admins_key_only_while_no_admin_has_one(
+    make_department: Callable[[], Department], operator_key: str, api_url: str
+) -> None:
+    department = make_department()
+    keys = f"/organization/projects/{department.id}/api_keys"
+    of_admin = {"user_id": department.admin.id, "name": "again"}
+    with http(api_url, operator_key) as operator, department.http(department.admin) as admin:
+        assert operator.post(keys, json=of_admin).status_code == 403
+        own = admin.get("/me").json()["key_id"]
+        admin.delete(f"{keys}/{own}").raise_for_status()
+        assert admin.get("/me").status_code == 401
+
+        trainer = {"user_id": department.trainer.id, "name": "again"}
+        assert operator.post(keys, json=trainer).status_code == 403
+        again = operator.post(keys, json=of_admin).raise_for_status().json()["value"]
+        assert operator.post(keys, json=of_admin).status_code == 403
+    with http(api_url, again) as admin:
+        assert admin.get(keys).is_success

@@ -12,7 +12,7 @@ from models_db.adapters import AdapterVersion
 from runtime.wiring import Runtime
 from storage.keys import Key
 from tests.integration.api.conftest import ADAPTER_FILES, Finished
-from tests.integration.conftest import http
+from tests.integration.conftest import http, rows
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,14 @@ def test_lineage_is_read_from_every_end(finished: Finished, trainer: httpx.Clien
     assert base_model["object_name"] == "tiny"
     for end in (finished.job, finished.file, "tiny", base_model["object"], finished.model):
         edges = trainer.get(f"/lineage/{end}").json()["edges"]
-        assert {(edge["subject"], edge["subject_name"]) for edge in edges} == {(finished.version, "even:1")}
+        assert {(edge["subject"], edge["subject_name"]) for edge in edges} == {(finished.version, "even@1")}
+    from_job = trainer.get(f"/lineage/{finished.job}").json()["edges"]
+    assert {edge["object"] for edge in from_job} >= {finished.job, finished.file, base_model["object"]}
+
+
+def test_what_nothing_descends_from_yet_is_no_missing_thing(finished: Finished, trainer: httpx.Client) -> None:
+    unused = finished.department.upload(rows(3, salt=99))
+    assert trainer.get(f"/lineage/{unused}").raise_for_status().json()["edges"] == []
 
 
 def test_a_deleted_file_keeps_its_lineage(make_finished: Callable[[str], Finished]) -> None:
