@@ -48,7 +48,7 @@ def audit(
     session = Session.of(context)
     query = {
         "event_types[]": [str(each) for each in action or ()],
-        "project_ids[]": [session.department(each) for each in department or ()],
+        "project_ids[]": [session.department_id(each) for each in department or ()],
         "actor_ids[]": actor or [],
         "resource_ids[]": resource or [],
         "outcomes[]": [str(each) for each in outcome or ()],

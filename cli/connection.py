@@ -1,6 +1,6 @@
 """The HTTP connection: the official client for what it covers, httpx for Tsugiki's own nouns, one error for both."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -20,22 +20,39 @@ CONNECT_TIMEOUT_S = 10
 # A base model's file is digested by the service before it answers.
 READ_TIMEOUT_S = 600
 PAGE_ROWS = 100
+NO_SUCH_PATH = "No such path."
 
 
 class Refused(Exception):  # noqa: N818 - named for the fact, as refusals are
     """The service understood and said no, in the error body every route shares."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        details: Sequence[JsonObject] = (),
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+        self.status, self.message, self.code, self.param, self.details = status, message, code, param, details
 
     @classmethod
-    def from_body(cls, status: int, body: Any) -> "Refused":
-        """From `{"error": {...}}` or its inside; a body of another shape was not written by the service."""
+    def from_body(cls, status: int, body: Any, *, path: str) -> "Refused":
+        """From `{"error": {...}}` or its inside; a body of another shape was not written by the service.
+
+        path is that of the request.
+        """
         inside = body.get("error", body) if isinstance(body, dict) else None
         if not isinstance(inside, dict) or not isinstance(inside.get("message"), str):
             return cls(status, f"The answer was HTTP {status}, and not from Tsugiki.")
-        return cls(status, inside["message"], code=inside.get("code"), param=inside.get("param"))
+        message = inside["message"]
+        if message == NO_SUCH_PATH and "/v1/" not in path:
+            message += " A base URL ends in /v1, and this one does not."
+        details = inside.get("details")
+        findings = [each for each in details if isinstance(each, dict)] if isinstance(details, list) else []
+        return cls(status, message, code=inside.get("code"), param=inside.get("param"), details=findings)
 
 
 class Unreachable(Exception):  # noqa: N818
@@ -132,7 +149,7 @@ def _checked(response: httpx.Response) -> JsonObject:
     except ValueError:
         body = None
     if not response.is_success or not isinstance(body, dict):
-        raise Refused.from_body(response.status_code, body)
+        raise Refused.from_body(response.status_code, body, path=response.url.path)
     return body
 
 
@@ -142,7 +159,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except openai.APIStatusError as error:
-        raise Refused.from_body(error.status_code, error.body) from None
+        raise Refused.from_body(error.status_code, error.body, path=error.response.url.path) from None
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise Unreachable("The base URL is not one: it begins with http:// or https:// and ends in /v1.") from None
     except (openai.APITimeoutError, httpx.TimeoutException):

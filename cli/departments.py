@@ -33,4 +33,4 @@ def list_all(context: typer.Context) -> None:
 def show(context: typer.Context, department: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
     """Show one department."""
     session = Session.of(context)
-    session.output.one(session.connection.get("organization", "projects", session.department(department)), COLUMNS)
+    session.output.one(session.connection.get("organization", "projects", session.department_id(department)), COLUMNS)

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from cli.output import Column, when
-from cli.session import DepartmentOption, Session
+from cli.session import NotNamed, Session
+from domain.access import PrincipalType
 
 app = typer.Typer(help="API keys of a department.")
 
@@ -26,29 +27,36 @@ def _owner(owner: dict[str, dict[str, str]] | None) -> str | None:
 @app.command()
 def create(
     context: typer.Context,
-    user: Annotated[str, typer.Option(help="E-mail address or id of the member it is for.")],
+    user: Annotated[
+        str | None, typer.Option(help="E-mail address or id of the member it is for; yourself when left out.")
+    ] = None,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
-    department: DepartmentOption = None,
 ) -> None:
-    """Make a key for a member. Its secret is shown this once."""
+    """Make a key for yourself or, as an admin, for a member. Its secret is shown this once."""
     session = Session.of(context)
-    body = {"user_id": session.user(user), "name": name}
-    made = session.connection.post("organization", "projects", session.department(department), "api_keys", body=body)
+    body = {"user_id": session.member(user) if user else _oneself(session), "name": name}
+    made = session.connection.post("organization", "projects", session.department, "api_keys", body=body)
     # Alone on standard output, so that `KEY=$(tsugiki keys create …)` works.
     session.output.said(made, made["value"])
 
 
+def _oneself(session: Session) -> str:
+    if session.me["type"] != PrincipalType.USER:
+        raise NotNamed("This key is no person's: say whom the new one is for with --user.")
+    return str(session.me["id"])
+
+
 @app.command("list")
-def list_all(context: typer.Context, department: DepartmentOption = None) -> None:
+def list_all(context: typer.Context) -> None:
     """List a department's keys that are not revoked."""
     session = Session.of(context)
-    keys = session.connection.pages("organization", "projects", session.department(department), "api_keys")
+    keys = session.connection.pages("organization", "projects", session.department, "api_keys")
     session.output.rows(keys, COLUMNS)
 
 
 @app.command()
-def revoke(context: typer.Context, key: Annotated[str, typer.Argument()], department: DepartmentOption = None) -> None:
+def revoke(context: typer.Context, key: Annotated[str, typer.Argument()]) -> None:
     """End a key, from its next request on."""
     session = Session.of(context)
-    path = ("organization", "projects", session.department(department), "api_keys", key)
+    path = ("organization", "projects", session.department, "api_keys", key)
     session.output.said(session.connection.delete(*path), f"Revoked {key}.")

@@ -1,8 +1,10 @@
 """`tsugiki`: the command line, a client of the HTTP API, and the commands that start the service."""
 
+import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -20,15 +22,21 @@ from cli import (
     service_accounts,
     users,
 )
-from cli.connection import Refused, Unreachable
+from cli.connection import JsonObject, Refused, Unreachable
 from cli.endpoint import EndpointUnknown
 from cli.gguf import NotConverted
 from cli.output import Column, Output, plain
 from cli.pull import AdapterDamaged, FolderInUse
-from cli.session import Options, Session
-from domain.refusals import Refusal
+from cli.session import NotNamed, Options, Session
+from domain.refusals import DepartmentNeeded, Refusal
 
 JSON_FLAG = "--json"
+DEPARTMENT_OPTION = "--department"
+# The other root options whose value is a word of its own.
+VALUE_OPTIONS = ("--base-url", "--api-key", "--endpoint")
+AUDIT = "audit"
+MAX_FINDINGS = 10
+DEPARTMENT_REQUIRED = DepartmentNeeded.code
 
 app = typer.Typer(
     help="Fine-tune adapters of one frozen base model, governed from their data to the server that runs them.",
@@ -54,7 +62,10 @@ def root(
     ] = None,
     department: Annotated[
         str | None,
-        typer.Option(envvar="TSUGIKI_DEPARTMENT", help="Act in this department, with a key that stands outside all."),
+        typer.Option(
+            envvar="TSUGIKI_DEPARTMENT",
+            help="Name or id of the department to act in; the key's own when left out. Works after a command too.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option(JSON_FLAG, help="Print the API's objects; works after a command too.")
@@ -106,10 +117,10 @@ def main() -> None:
     try:
         app(args=hoisted(sys.argv[1:]))
     except Refused as refused:
-        _fail(refused.message, code=refused.code, param=refused.param)
+        _fail(_told(refused), code=refused.code, param=refused.param, details=refused.details)
     except Refusal as refusal:
-        _fail(refusal.message, code=refusal.code, param=refusal.param)
-    except (Unreachable, EndpointUnknown, AdapterDamaged, FolderInUse, NotConverted) as fact:
+        _fail(refusal.message, code=refusal.code, param=refusal.param, details=refusal.details)
+    except (Unreachable, EndpointUnknown, AdapterDamaged, FolderInUse, NotConverted, NotNamed) as fact:
         _fail(str(fact))
     except OSError as error:
         # The path and the system's own words: a full disk, a folder that may not be written.
@@ -117,19 +128,61 @@ def main() -> None:
 
 
 def hoisted(arguments: list[str]) -> list[str]:
-    """`--json` is an option of the root command; wherever it stands, it counts."""
+    """`--json` and `--department` are options of the root command; wherever they stand, they count.
+
+    `audit --department` is its own: it may be repeated. Of two departments the last is taken, as of any option.
+    """
     own, literal = arguments, []
     if "--" in arguments:
         at = arguments.index("--")
         own, literal = arguments[:at], arguments[at:]
-    rest = [argument for argument in own if argument != JSON_FLAG]
-    return [*([JSON_FLAG] if len(rest) < len(own) else []), *rest, *literal]
+    lifted: list[str] = []
+    rest: list[str] = []
+    command: str | None = None
+    words = iter(own)
+    for word in words:
+        name = word.partition("=")[0]
+        takes = [word, *itertools.islice(words, 1)] if word == DEPARTMENT_OPTION or _is_roots(word, command) else [word]
+        if word == JSON_FLAG or (name == DEPARTMENT_OPTION and command != AUDIT):
+            lifted += takes
+        else:
+            rest += takes
+        if command is None and not word.startswith("-"):
+            command = word
+    return [*lifted, *rest, *literal]
 
 
-def _fail(message: str, *, code: str | None = None, param: str | None = None) -> None:
-    facts = ", ".join(f"{name} {plain(value)}" for name, value in (("code", code), ("param", param)) if value)
-    sys.stderr.write(f"error: {plain(message)}" + (f" ({facts})" if facts else "") + "\n")
+def _is_roots(word: str, command: str | None) -> bool:
+    """Whether the next word is this root option's value, and not yet the command."""
+    return command is None and word in VALUE_OPTIONS
+
+
+def _told(refused: Refused) -> str:
+    """The service's message, and what it means at a command line."""
+    if refused.code == DEPARTMENT_REQUIRED:
+        return "This key stands outside all departments: say which with --department."
+    return refused.message
+
+
+def _fail(
+    message: str, *, code: str | None = None, param: str | None = None, details: Sequence[JsonObject] = ()
+) -> NoReturn:
+    lines = [f"error: {plain(message)}{_facts(code, param)}"]
+    # The first finding is the message itself.
+    further = details[1:] if details and details[0].get("message") == message else details
+    lines += [
+        f"  {plain(each.get('message'))}{_facts(each.get('code'), each.get('param'))}"
+        for each in further[:MAX_FINDINGS]
+    ]
+    if (left := len(further) - MAX_FINDINGS) > 0:
+        lines.append(f"  and {left} more")
+    sys.stderr.write("\n".join(lines) + "\n")
     sys.exit(1)
+
+
+def _facts(code: str | None, param: str | None) -> str:
+    facts = ", ".join(f"{name} {plain(value)}" for name, value in (("code", code), ("param", param)) if value)
+    return f" ({facts})" if facts else ""
 
 
 if __name__ == "__main__":

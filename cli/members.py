@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.output import Column
-from cli.session import DepartmentOption, Session
+from cli.session import Session
 from domain.access import DEPARTMENT_ROLES
 
 app = typer.Typer(help="People of a department and their roles.")
@@ -19,26 +19,26 @@ def add(
     context: typer.Context,
     user: Person,
     role: Annotated[list[str], typer.Option(help=f"One of {', '.join(sorted(DEPARTMENT_ROLES))}; may be repeated.")],
-    department: DepartmentOption = None,
 ) -> None:
     """Give someone roles, in place of those they had. The operator names a department's first admin only."""
     session = Session.of(context)
-    body = {"user_id": session.user(user), "roles": role}
-    added = session.connection.post("organization", "projects", session.department(department), "users", body=body)
+    # Who is not a member yet stands in no list of an admin's: the service finds them.
+    body = {"email" if "@" in user else "user_id": user, "roles": role}
+    added = session.connection.post("organization", "projects", session.department, "users", body=body)
     session.output.said(added, f"{user} is now {', '.join(role)}.")
 
 
 @app.command("list")
-def list_all(context: typer.Context, department: DepartmentOption = None) -> None:
+def list_all(context: typer.Context) -> None:
     """List a department's people."""
     session = Session.of(context)
-    people = session.connection.pages("organization", "projects", session.department(department), "users")
+    people = session.connection.pages("organization", "projects", session.department, "users")
     session.output.rows(people, COLUMNS)
 
 
 @app.command()
-def remove(context: typer.Context, user: Person, department: DepartmentOption = None) -> None:
+def remove(context: typer.Context, user: Person) -> None:
     """Take someone out of a department and end their keys there."""
     session = Session.of(context)
-    path = ("organization", "projects", session.department(department), "users", session.user(user))
+    path = ("organization", "projects", session.department, "users", session.member(user))
     session.output.said(session.connection.delete(*path), f"{user} is no longer in the department.")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.output import Column, when
-from cli.session import DepartmentOption, Session
+from cli.session import Session
 
 app = typer.Typer(help="Service accounts: a department's pipelines and inference servers.")
 
@@ -22,28 +22,25 @@ def create(
     context: typer.Context,
     name: Annotated[str, typer.Argument()],
     role: Annotated[list[str], typer.Option(help="A role of the department, admin apart; may be repeated.")],
-    department: DepartmentOption = None,
 ) -> None:
     """Make a service account with its first key. The key's secret is shown this once."""
     session = Session.of(context)
-    path = ("organization", "projects", session.department(department), "service_accounts")
+    path = ("organization", "projects", session.department, "service_accounts")
     made = session.connection.post(*path, body={"name": name, "roles": role})
     session.output.said(made, made["api_key"]["value"])
 
 
 @app.command("list")
-def list_all(context: typer.Context, department: DepartmentOption = None) -> None:
+def list_all(context: typer.Context) -> None:
     """List a department's service accounts."""
     session = Session.of(context)
-    accounts = session.connection.pages("organization", "projects", session.department(department), "service_accounts")
+    accounts = session.connection.pages("organization", "projects", session.department, "service_accounts")
     session.output.rows(accounts, COLUMNS)
 
 
 @app.command()
-def delete(
-    context: typer.Context, account: Annotated[str, typer.Argument()], department: DepartmentOption = None
-) -> None:
+def delete(context: typer.Context, account: Annotated[str, typer.Argument()]) -> None:
     """End a service account and its keys."""
     session = Session.of(context)
-    path = ("organization", "projects", session.department(department), "service_accounts", account)
+    path = ("organization", "projects", session.department, "service_accounts", account)
     session.output.said(session.connection.delete(*path), f"Deleted {account}.")

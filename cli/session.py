@@ -4,7 +4,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -15,6 +14,10 @@ from cli.output import Output
 from domain.ids import IdKind
 
 
+class NotNamed(Exception):  # noqa: N818 - named for the fact, as refusals are
+    """Nothing that the caller may see goes by the name given."""
+
+
 @dataclass(frozen=True)
 class Options:
     """The options before the subcommand."""
@@ -23,12 +26,6 @@ class Options:
     api_key: str | None
     endpoint_file: Path | None
     department: str | None
-
-
-# Of the commands that are about one department.
-DepartmentOption = Annotated[
-    str | None, typer.Option("--department", help="Name or id of the department; the key's own when left out.")
-]
 
 
 class Session:
@@ -75,23 +72,35 @@ class Session:
         """Close what was connected."""
         self._opened.close()
 
-    def department(self, named: str | None) -> str:
-        """The id of the department this call is about: the one named, else `--department`'s, else the key's own."""
-        if chosen := named or self._options.department:
-            return _department_id(self.connection, chosen)
-        own: str | None = self.connection.get("me").get("department")
+    @cached_property
+    def me(self) -> JsonObject:
+        """Whom the key acts for."""
+        return self.connection.get("me")
+
+    @cached_property
+    def department(self) -> str:
+        """The id of the department this call is about: `--department`'s, else the key's own. Raises NotNamed."""
+        if chosen := self._options.department:
+            return self.department_id(chosen)
+        own: str | None = self.me["department"]
         if own is None:
-            raise typer.BadParameter("This key stands outside all departments: say which with --department.")
+            raise NotNamed("This key stands outside all departments: say which with --department.")
         return own
 
-    def user(self, email_or_id: str) -> str:
-        """The id of a person by e-mail address or id."""
+    def department_id(self, name_or_id: str) -> str:
+        """The id of a department by name or id. Raises NotNamed."""
+        return _department_id(self.connection, name_or_id)
+
+    def member(self, email_or_id: str) -> str:
+        """The id of a person of the department by e-mail address or id. Raises NotNamed."""
         if "@" not in email_or_id:
             return email_or_id
-        for user in self.connection.pages("organization", "users"):
+        if email_or_id.lower() == self.me.get("email"):
+            return str(self.me["id"])
+        for user in self.connection.pages("organization", "projects", self.department, "users"):
             if user["email"] == email_or_id.lower():
                 return str(user["id"])
-        raise typer.BadParameter(f"No user of yours has the e-mail address {email_or_id}.")
+        raise NotNamed(f"Nobody in the department has the e-mail address {email_or_id}.")
 
 
 def _department_id(connection: Connection, name_or_id: str) -> str:
@@ -101,4 +110,4 @@ def _department_id(connection: Connection, name_or_id: str) -> str:
     for found in connection.pages("organization", "projects"):
         if found["name"] == name_or_id:
             return str(found["id"])
-    raise typer.BadParameter(f"No department that you may see is called {name_or_id}.")
+    raise NotNamed(f"No department that you may see is called {name_or_id}.")

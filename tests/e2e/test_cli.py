@@ -53,10 +53,7 @@ def staff(service: RunningService) -> Staff:
     operator("members", "add", "admin@shipping.example", "--role", "department_admin", "--department", "shipping")
     secret = operator("keys", "create", "--user", "admin@shipping.example", "--department", "shipping").stdout.strip()
     admin = command_line(service, secret)
-    # An admin sees the department's people only: whoever is new is named by id.
-    users = as_json(operator, "users", "list")
-    trainer_id = next(user["id"] for user in users if user["email"] == "trainer@shipping.example")
-    admin("members", "add", trainer_id, "--role", "trainer", "--role", "data_steward")
+    admin("members", "add", "trainer@shipping.example", "--role", "trainer", "--role", "data_steward")
     secret = admin("keys", "create", "--user", "trainer@shipping.example").stdout.strip()
     return Staff(operator, admin, command_line(service, secret), command_line(service, service.auditor_key))
 

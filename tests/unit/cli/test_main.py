@@ -41,6 +41,33 @@ def test_the_official_clients_refusals_read_the_same(tsugiki: Run, stub: Stub) -
     assert (ended.status, ended.err) == (1, "error: No such fine-tuning job. (code not_found)\n")
 
 
+def test_further_findings_are_listed_to_the_tenth(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{")
+    findings = [{"message": "Bad row.", "param": f"rows.jsonl:{line}", "code": "bad_row"} for line in range(1, 14)]
+    error = findings[0] | {"type": "invalid_request_error", "details": findings}
+    stub.answer("POST /files", {"error": error}, 400)
+    lines = tsugiki("files", "upload", "rows.jsonl").err.splitlines()
+    assert lines[0] == "error: Bad row. (code bad_row, param rows.jsonl:1)"
+    assert lines[1] == "  Bad row. (code bad_row, param rows.jsonl:2)"
+    assert lines[10:] == ["  Bad row. (code bad_row, param rows.jsonl:11)", "  and 2 more"]
+
+
+@pytest.mark.parametrize("arguments", [("whoami",), ("files", "show", "file-1")])
+def test_a_base_url_without_v1_is_named_where_nothing_is_found(
+    tsugiki: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("TSUGIKI_BASE_URL", stub.base_url.removesuffix("/v1"))
+    for path in ("/me", "/files/file-1"):
+        stub.refuse(f"GET {path}", 404, "No such path.", code="not_found")
+    ended = tsugiki(*arguments)
+    assert ended.err == "error: No such path. A base URL ends in /v1, and this one does not. (code not_found)\n"
+
+
+def test_a_missing_department_names_the_option(tsugiki: Run, stub: Stub) -> None:
+    stub.refuse("GET /adapters", 400, "Choose one with a header.", code="department_required", param="OpenAI-Project")
+    assert "say which with --department" in tsugiki("adapters", "list").err
+
+
 def test_a_wrong_key_is_told_plainly(tsugiki: Run, stub: Stub) -> None:
     stub.refuse("GET /me", 401, "Incorrect API key provided.", code="invalid_api_key")
     ended = tsugiki("whoami")
@@ -127,10 +154,18 @@ def test_a_files_key_is_never_sent_to_another_base_url(
     assert ended.err == "error: TSUGIKI_BASE_URL is set but TSUGIKI_API_KEY is not.\n"
 
 
-def test_a_platform_key_acts_in_the_department_named(tsugiki: Run, stub: Stub) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--department", "hr", "jobs", "list"),
+        ("jobs", "list", "--department", "hr"),
+        ("jobs", "--department=hr", "list"),
+    ],
+)
+def test_a_key_acts_in_the_department_named(tsugiki: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
     stub.answer("GET /organization/projects", listed({"id": PROJECT, "name": "hr", "created_at": 0}))
     stub.answer("GET /fine_tuning/jobs", listed())
-    assert tsugiki("--department", "hr", "jobs", "list").status == 0
+    assert tsugiki(*arguments).status == 0
     assert stub.asked[-1][1]["openai-project"] == PROJECT
 
 
@@ -158,6 +193,14 @@ def test_json_behind_a_double_dash_is_an_argument() -> None:
     assert hoisted(["jobs", "--json", "list"]) == ["--json", "jobs", "list"]
 
 
+def test_the_audit_trails_departments_are_its_own() -> None:
+    arguments = ["--endpoint", "file", "audit", "--department", "a", "--department", "b"]
+    assert hoisted(arguments) == arguments
+    assert hoisted(["keys", "create", "--name", "audit", "--department", "a"]) == [
+        "--department", "a", "keys", "create", "--name", "audit",
+    ]  # fmt: skip
+
+
 def test_a_list_is_read_to_its_end(tsugiki: Run, stub: Stub) -> None:
     stub.answer("GET /adapters", listed({"id": "adapter-2"}, has_more=True))
     stub.answer("GET /adapters", listed({"id": "adapter-1"}))
@@ -175,6 +218,36 @@ def test_a_new_keys_secret_stands_alone_on_standard_output(tsugiki: Run, stub: S
     stub.answer("GET /me", {"department": PROJECT})
     stub.answer(f"POST /organization/projects/{PROJECT}/api_keys", {"id": "key_1", "value": "tsk_secret"})
     assert tsugiki("keys", "create", "--user", "user-1").out == "tsk_secret\n"
+
+
+def test_a_key_without_a_user_is_for_oneself(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /me", {"type": "user", "id": "user-me", "department": PROJECT})
+    stub.answer(f"POST /organization/projects/{PROJECT}/api_keys", {"id": "key_1", "value": "tsk_secret"})
+    assert tsugiki("keys", "create").out == "tsk_secret\n"
+    assert json.loads(stub.asked[-1][2])["user_id"] == "user-me"
+
+
+def test_a_robots_key_must_say_whom_a_new_one_is_for(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /me", {"type": "service_account", "id": "svc_acct_1", "department": PROJECT})
+    ended = tsugiki("keys", "create")
+    assert (ended.status, "--user" in ended.err) == (1, True)
+
+
+def test_a_keys_owner_is_found_among_the_departments_people(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /me", {"type": "user", "id": "user-me", "department": PROJECT})
+    stub.answer(f"GET /organization/projects/{PROJECT}/users", listed({"id": "user-7", "email": "ada@hr.example"}))
+    stub.answer(f"POST /organization/projects/{PROJECT}/api_keys", {"id": "key_1", "value": "tsk_secret"})
+    assert tsugiki("keys", "create", "--user", "Ada@hr.example").status == 0
+    assert json.loads(stub.asked[-1][2])["user_id"] == "user-7"
+    ended = tsugiki("keys", "create", "--user", "bob@hr.example")
+    assert (ended.status, ended.err) == (1, "error: Nobody in the department has the e-mail address bob@hr.example.\n")
+
+
+def test_a_new_member_is_named_by_e_mail_to_the_service(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /me", {"type": "user", "id": "user-me", "department": PROJECT})
+    stub.answer(f"POST /organization/projects/{PROJECT}/users", {})
+    assert tsugiki("members", "add", "ada@hr.example", "--role", "trainer").out == "ada@hr.example is now trainer.\n"
+    assert json.loads(stub.asked[-1][2]) == {"email": "ada@hr.example", "roles": ["trainer"]}
 
 
 def test_a_name_is_quoted_into_the_path(tsugiki: Run, stub: Stub) -> None:
