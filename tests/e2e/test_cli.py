@@ -109,7 +109,7 @@ def test_a_pulled_version_is_the_one_its_digest_names(staff: Staff, job: dict[st
 
 def test_lineage_and_audit_lead_from_the_version_to_its_rows(staff: Staff, job: dict[str, Any]) -> None:
     assert "trained on  train.jsonl" in staff.trainer("lineage", job["adapter"]["id"]).stdout
-    assert "last-colour:1" in staff.trainer("lineage", job["training_file"]).stdout
+    assert "trained  last-colour@1" in staff.trainer("lineage", job["training_file"]).stdout
     told = as_json(staff.auditor, "audit", "--resource", job["id"], "--department", "shipping")
     assert {"job.submitted", "job.succeeded"} <= {event["type"] for event in told}
 

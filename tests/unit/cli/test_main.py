@@ -258,16 +258,37 @@ def test_a_name_is_quoted_into_the_path(tsugiki: Run, stub: Stub) -> None:
 
 def test_lineage_is_drawn_from_a_version_to_what_it_came_from(tsugiki: Run, stub: Stub) -> None:
     edge = {"subject": "adapterver-1", "relation": "trained_on", "object": "file-1", "object_name": "rows.jsonl"}
-    stub.answer("GET /lineage/adapterver-1", {"id": "adapterver-1", "edges": [edge | {"subject_name": "triage:1"}]})
+    stub.answer("GET /lineage/adapterver-1", {"id": "adapterver-1", "edges": [edge | {"subject_name": "triage@1"}]})
     shown = tsugiki("lineage", "adapterver-1").out
     assert shown.splitlines() == ["adapterver-1", "└── trained on  rows.jsonl  file-1"]
 
 
 def test_lineage_is_drawn_from_a_file_to_what_came_from_it(tsugiki: Run, stub: Stub) -> None:
     edge = {"subject": "adapterver-1", "relation": "trained_on", "object": "file-1", "object_name": "rows.jsonl"}
-    stub.answer("GET /lineage/file-1", {"id": "file-1", "edges": [edge | {"subject_name": "triage:1"}]})
+    stub.answer("GET /lineage/file-1", {"id": "file-1", "edges": [edge | {"subject_name": "triage@1"}]})
     shown = tsugiki("lineage", "file-1").out
-    assert shown.splitlines() == ["file-1", "└── trained on of  triage:1  adapterver-1"]
+    assert shown.splitlines() == ["file-1", "└── trained  triage@1  adapterver-1"]
+
+
+def test_a_base_model_asked_for_by_name_is_the_base_of_its_versions(tsugiki: Run, stub: Stub) -> None:
+    edge = {"subject": "adapterver-1", "relation": "grafted_on", "object": "base-1", "object_name": "smollm2"}
+    stub.answer("GET /lineage/smollm2", {"id": "smollm2", "edges": [edge | {"subject_name": "triage@1"}]})
+    assert tsugiki("lineage", "smollm2").out.splitlines() == ["smollm2", "└── base of  triage@1  adapterver-1"]
+
+
+def test_a_job_shows_what_it_made_and_what_that_came_from(tsugiki: Run, stub: Stub) -> None:
+    version = {"subject": "adapterver-1", "subject_name": "triage@1"}
+    made = version | {"relation": "produced_by", "object": "ftjob-1", "object_name": None}
+    used = version | {"relation": "trained_on", "object": "file-1", "object_name": "rows.jsonl"}
+    stub.answer("GET /lineage/ftjob-1", {"id": "ftjob-1", "edges": [made, used]})
+    assert tsugiki("lineage", "ftjob-1").out.splitlines() == [
+        "ftjob-1", "├── trained on  rows.jsonl  file-1", "└── made  triage@1  adapterver-1",
+    ]  # fmt: skip
+
+
+def test_what_nothing_descends_from_says_so(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /lineage/file-1", {"id": "file-1", "edges": []})
+    assert tsugiki("lineage", "file-1").out == "Nothing descends from it yet.\n"
 
 
 def test_audit_filters_become_the_clients_query(tsugiki: Run, stub: Stub) -> None:
