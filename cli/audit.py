@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.connection import JsonObject
+from cli.connection import PAGE_ROWS, JsonObject
 from cli.output import Column, when
 from cli.session import Session
 from domain.audit import AuditEvent, Outcome
@@ -53,7 +53,7 @@ def audit(
         "resource_ids[]": resource or [],
         "outcomes[]": [str(each) for each in outcome or ()],
         "effective_at[gte]": int(since.replace(tzinfo=UTC).timestamp()) if since else None,
-        "limit": min(limit, 100),
+        "limit": min(limit, PAGE_ROWS),
     }
     events = session.audit_connection.pages("organization", "audit_logs", query=query)
     session.output.rows(itertools.islice(events, limit), COLUMNS)

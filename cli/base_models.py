@@ -145,7 +145,7 @@ def list_all(context: typer.Context) -> None:
 
 
 @app.command()
-def show(context: typer.Context, name: Annotated[str, typer.Argument()]) -> None:
+def show(context: typer.Context, name: Annotated[str, typer.Argument(help="As `base-models list` shows it.")]) -> None:
     """Show one base model: what its files say of it."""
     session = Session.of(context)
     session.output.one(session.connection.get("base_models", name), DETAILS)

@@ -1,14 +1,19 @@
 """`tsugiki files`: rows to train, validate and evaluate on."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.connection import Connection, JsonObject, translated
-from cli.output import Column, size, when
+from cli.connection import Connection, JsonObject, Refused, translated
+from cli.output import Column, Output, plain, size, when
 from cli.session import Session
+from domain.digests import digest_file
 from domain.ids import IdKind
+
+FILES_A_PAGE = 1000
+FORBIDDEN = 403
 
 app = typer.Typer(help="Files of rows, one conversation a line.")
 
@@ -20,14 +25,14 @@ COLUMNS = (
     Column("status", "status"),
     Column("created", lambda item: when(item["created_at"])),
 )
-FileId = Annotated[str, typer.Argument(metavar="FILE_ID")]
+FileId = Annotated[str, typer.Argument(metavar="FILE_ID", help="As `files list` shows it: file-….")]
 
 
 @app.command()
 def upload(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
-    purpose: Annotated[str, typer.Option()] = "fine-tune",
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="JSON Lines, a row a line.")],
+    purpose: Annotated[str, typer.Option(help="What it is for: the one purpose here.")] = "fine-tune",
 ) -> None:
     """Upload a JSON Lines file; it is checked while it arrives."""
     session = Session.of(context)
@@ -40,7 +45,7 @@ def list_all(context: typer.Context) -> None:
     """List the department's files, newest first."""
     session = Session.of(context)
     with translated():
-        found = [file.to_dict() for file in session.connection.client.files.list(limit=1000)]
+        found = [file.to_dict() for file in session.connection.client.files.list(limit=FILES_A_PAGE)]
     session.output.rows(found, COLUMNS)
 
 
@@ -69,11 +74,44 @@ def send(connection: Connection, path: Path, *, purpose: str = "fine-tune") -> J
         return connection.client.files.create(file=(path.name, stream), purpose=purpose).to_dict()  # type: ignore[arg-type]
 
 
-def id_of(connection: Connection, path_or_id: str, *, option: str) -> str:
-    """The id of an uploaded file, or of a local one, which is uploaded first."""
-    path = Path(path_or_id)
-    if path.is_file():
-        return str(send(connection, path)["id"])
-    if path_or_id.startswith(IdKind.FILE):
-        return path_or_id
-    raise typer.BadParameter(f"{path_or_id} is no file here, and no id of an uploaded one.", param_hint=option)
+class Shelf:
+    """The department's files by their bytes: a local one is uploaded unless it is there already."""
+
+    def __init__(self, connection: Connection, output: Output) -> None:
+        self._connection, self._output = connection, output
+
+    @cached_property
+    def _ids(self) -> dict[str, str]:
+        try:
+            with translated():
+                found = [file.to_dict() for file in self._connection.client.files.list(limit=FILES_A_PAGE)]
+        except Refused as refused:
+            # Who may not look at files may still be one to send them.
+            if refused.status != FORBIDDEN:
+                raise
+            return {}
+        # Newest first: of two with the same bytes, the newer is taken.
+        return {str(file.get("sha256")): str(file["id"]) for file in reversed(found)}
+
+    def id_of(self, path_or_id: str, *, option: str) -> str:
+        """The id of an uploaded file, or of a local one, which is uploaded first where its bytes are new."""
+        path = Path(path_or_id)
+        if path.is_file():
+            return self._id_of_local(path)
+        if path_or_id.startswith(IdKind.FILE):
+            return path_or_id
+        raise typer.BadParameter(f"{path_or_id} is no file here, and no id of an uploaded one.", param_hint=option)
+
+    def _id_of_local(self, path: Path) -> str:
+        digest, _size_bytes = digest_file(path)
+        sha256 = digest.removeprefix("sha256:")
+        if (known := self._ids.get(sha256)) is not None:
+            self._tell(f"{path.name} is there already: {known}")
+            return known
+        uploaded = str(send(self._connection, path)["id"])
+        self._ids[sha256] = uploaded
+        self._tell(f"Uploaded {path.name}: {uploaded}")
+        return uploaded
+
+    def _tell(self, sentence: str) -> None:
+        self._output.story.print(plain(sentence), markup=False, soft_wrap=True)

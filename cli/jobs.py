@@ -6,10 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from cli import files
-from cli.connection import Connection, JsonObject, translated
+from cli.connection import PAGE_ROWS, Connection, JsonObject, translated
 from cli.output import Column, duration, plain, when
 from cli.session import Session
 from cli.watch import Followed, complain, follow
+from domain.jobs import JobState
 from domain.runs import Schedule, TooLong
 
 app = typer.Typer(help="Jobs: each trains one adapter version.")
@@ -23,6 +24,11 @@ def _adapter(job: JsonObject) -> str:
 def _step(job: JsonObject) -> str | None:
     progress = job["progress"] or {}
     return f"{progress['step']}/{progress['total_steps']}" if "step" in progress else None
+
+
+def _left_s(job: JsonObject) -> float | None:
+    """A job that waits, or has ended, keeps the estimate it last had."""
+    return (job["progress"] or {}).get("eta_s") if job["status"] == JobState.RUNNING else None
 
 
 COLUMNS = (
@@ -43,7 +49,7 @@ DETAILS = (
     Column("validation file", "validation_file"),
     Column("evaluation file", "evaluation_file"),
     Column("trained tokens", "trained_tokens"),
-    Column("time left", lambda item: duration((item["progress"] or {}).get("eta_s"))),
+    Column("time left", lambda item: duration(_left_s(item))),
     Column("error", "error"),
 )
 EVENT_COLUMNS = (
@@ -52,7 +58,13 @@ EVENT_COLUMNS = (
     Column("message", "message"),
     Column("data", "data"),
 )
-JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
+CHECKPOINT_COLUMNS = (
+    Column("step", "step_number"),
+    Column("when", lambda item: when(item["created_at"])),
+    Column("metrics", "metrics"),
+    Column("id", "id"),
+)
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="As `jobs list` shows it: ftjob-….")]
 Rows = "A file here, which is uploaded first, or the id of an uploaded one."
 
 
@@ -67,7 +79,9 @@ def submit(
     suffix: Annotated[str | None, typer.Option(help="Names the adapter.")] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank; 8 when left out.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Scale; twice the rank when left out.")] = None,
-    dropout: Annotated[float | None, typer.Option()] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Share of the adapter's inputs left out; 0 when left out.")
+    ] = None,
     target_module: Annotated[list[str] | None, typer.Option(help="May be repeated; all linear when left out.")] = None,
     rslora: Annotated[bool | None, typer.Option(help="Scale by alpha / sqrt(rank).", show_default=False)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the rows; 3 when left out.")] = None,
@@ -76,31 +90,40 @@ def submit(
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak; chosen by the model's width when left out.")
     ] = None,
-    schedule: Annotated[Schedule | None, typer.Option()] = None,
-    warmup_ratio: Annotated[float | None, typer.Option()] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Gradients are clipped to this norm; 0 does not clip.")
+    ] = None,
+    schedule: Annotated[Schedule | None, typer.Option(help="How the learning rate falls after the warm-up.")] = None,
+    warmup_ratio: Annotated[float | None, typer.Option(help="Share of the steps in which it rises.")] = None,
     max_seq_len: Annotated[int | None, typer.Option(help="Tokens of the longest row.")] = None,
     too_long: Annotated[TooLong | None, typer.Option(help="What happens to longer rows.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    checkpoint_every_steps: Annotated[int | None, typer.Option(help="Steps between points to go on from.")] = None,
+    validate_every_steps: Annotated[
+        int | None, typer.Option(help="Steps between validations; 0 validates after the last alone.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order of rows and the adapter's first weights.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Then watch it, as `jobs watch` does.")] = False,
 ) -> None:
     """Train an adapter. What is left out is chosen by the service; `jobs show` tells what it chose."""
     session = Session.of(context)
-    connection = session.connection
+    connection, shelf = session.connection, files.Shelf(session.connection, session.output)
     lora = {
         "rank": rank, "alpha": alpha, "dropout": dropout, "target_modules": target_module, "use_rslora": rslora,
         "learning_rate": learning_rate, "schedule": schedule, "warmup_ratio": warmup_ratio, "max_steps": max_steps,
-        "max_seq_len": max_seq_len, "too_long": too_long,
+        "max_seq_len": max_seq_len, "too_long": too_long, "weight_decay": weight_decay, "clip_norm": clip_norm,
+        "checkpoint_every_steps": checkpoint_every_steps, "validate_every_steps": validate_every_steps,
     }  # fmt: skip
     request = {
         "model": model,
-        "training_file": files.id_of(connection, train, option="--train"),
-        "validation_file": validation and files.id_of(connection, validation, option="--validation"),
+        "training_file": shelf.id_of(train, option="--train"),
+        "validation_file": validation and shelf.id_of(validation, option="--validation"),
         "suffix": suffix,
         "seed": seed,
         "hyperparameters": _given({"n_epochs": epochs, "batch_size": batch_size}) or None,
     }
     extra = {
-        "evaluation_file": evaluation and files.id_of(connection, evaluation, option="--evaluation"),
+        "evaluation_file": evaluation and shelf.id_of(evaluation, option="--evaluation"),
         "lora": _given(lora) or None,
     }
     job = create(connection, request, extra)
@@ -129,7 +152,7 @@ def list_all(
     """List the department's jobs, newest first."""
     session = Session.of(context)
     with translated():
-        found = itertools.islice(session.connection.client.fine_tuning.jobs.list(limit=min(limit, 100)), limit)
+        found = itertools.islice(session.connection.client.fine_tuning.jobs.list(limit=min(limit, PAGE_ROWS)), limit)
         session.output.rows([job.to_dict() for job in found], COLUMNS)
 
 
@@ -166,9 +189,18 @@ def events(
     """Read a job's story, oldest first."""
     session = Session.of(context)
     with translated():
-        newest = session.connection.client.fine_tuning.jobs.list_events(job, limit=min(limit, 100))
+        newest = session.connection.client.fine_tuning.jobs.list_events(job, limit=min(limit, PAGE_ROWS))
         found = [event.to_dict() for event in itertools.islice(newest, limit)]
     session.output.rows(found[::-1], EVENT_COLUMNS)
+
+
+@app.command()
+def checkpoints(context: typer.Context, job: JobId) -> None:
+    """List the points from which a job can go on, newest first."""
+    session = Session.of(context)
+    with translated():
+        found = session.connection.client.fine_tuning.jobs.checkpoints.list(job, limit=PAGE_ROWS)
+        session.output.rows([checkpoint.to_dict() for checkpoint in found], CHECKPOINT_COLUMNS)
 
 
 def _retrieve(connection: Connection, job: str) -> JsonObject:

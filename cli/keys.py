@@ -55,7 +55,9 @@ def list_all(context: typer.Context) -> None:
 
 
 @app.command()
-def revoke(context: typer.Context, key: Annotated[str, typer.Argument()]) -> None:
+def revoke(
+    context: typer.Context, key: Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it.")]
+) -> None:
     """End a key, from its next request on."""
     session = Session.of(context)
     path = ("organization", "projects", session.department, "api_keys", key)

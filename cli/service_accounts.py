@@ -20,7 +20,7 @@ COLUMNS = (
 @app.command()
 def create(
     context: typer.Context,
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="What it is called.")],
     role: Annotated[list[str], typer.Option(help="A role of the department, admin apart; may be repeated.")],
 ) -> None:
     """Make a service account with its first key. The key's secret is shown this once."""
@@ -39,7 +39,9 @@ def list_all(context: typer.Context) -> None:
 
 
 @app.command()
-def delete(context: typer.Context, account: Annotated[str, typer.Argument()]) -> None:
+def delete(
+    context: typer.Context, account: Annotated[str, typer.Argument(help="Id, as `service-accounts list` shows it.")]
+) -> None:
     """End a service account and its keys."""
     session = Session.of(context)
     path = ("organization", "projects", session.department, "service_accounts", account)

@@ -20,7 +20,7 @@ COLUMNS = (
 @app.command()
 def create(
     context: typer.Context,
-    email: Annotated[str, typer.Argument()],
+    email: Annotated[str, typer.Argument(help="Their e-mail address.")],
     name: Annotated[str, typer.Option(help="The person's name.")],
 ) -> None:
     """Enter a person into the organisation; a department's admin then makes them a member."""

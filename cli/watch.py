@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cli.connection import Connection, JsonObject, Refused, Unreachable, translated
+from cli.connection import PAGE_ROWS, Connection, JsonObject, Refused, Unreachable, translated
 from cli.output import duration, number, plain
 from domain.jobs import TERMINAL, JobState
 
@@ -19,7 +19,6 @@ EVERY_S = 1.0
 # An API that restarts is waited for; one that stays away so long ends the watching, never the job.
 PATIENCE_S = 300
 SERVER_ERROR = 500
-EVENTS_A_PAGE = 100
 SPARK = "▁▂▃▄▅▆▇█"
 SPARK_COLUMNS = 48
 BAR_COLUMNS = 32
@@ -70,7 +69,7 @@ class Followed:
             self.job, self.away_since = job, None
 
     def _read_events(self) -> None:
-        events = self.connection.client.fine_tuning.jobs.list_events(self.job["id"], limit=EVENTS_A_PAGE)
+        events = self.connection.client.fine_tuning.jobs.list_events(self.job["id"], limit=PAGE_ROWS)
         for event in events:
             if event.id in self._seen:
                 return
@@ -162,7 +161,7 @@ def figures(job: Followed) -> str:
         parts.append(f"loss {loss:.3f}")
     if (speed := progress.get("tokens_per_s")) is not None:
         parts.append(f"{speed:,.0f} tokens/s")
-    if (left_s := progress.get("eta_s")) and not job.ended:
+    if (left_s := progress.get("eta_s")) and job.job["status"] == JobState.RUNNING:
         parts.append(f"{duration(left_s)} left")
     return "  ".join(parts)
 

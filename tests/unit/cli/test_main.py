@@ -309,17 +309,61 @@ def test_audit_filters_become_the_clients_query(tsugiki: Run, stub: Stub) -> Non
 def test_submit_uploads_local_files_and_sends_only_what_was_said(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
     rows = tmp_path / "train.jsonl"
     rows.write_text('{"messages": []}\n')
+    stub.answer("GET /files", listed())
     stub.answer("POST /files", {"id": "file-7", "object": "file"})
     stub.answer("POST /fine_tuning/jobs", JOB)
     ended = tsugiki("jobs", "submit", "--model", "smollm2", "--train", str(rows), "--evaluation", "file-8",
-                    "--max-steps", "9", "--learning-rate", "0.001")  # fmt: skip
-    assert ended.out == "Submitted ftjob-1. Watch it: tsugiki jobs watch ftjob-1\n"
+                    "--max-steps", "9", "--learning-rate", "0.001", "--weight-decay", "0.1", "--clip-norm", "0",
+                    "--checkpoint-every-steps", "3", "--validate-every-steps", "2")  # fmt: skip
+    assert ended.out.splitlines() == [
+        "Uploaded train.jsonl: file-7", "Submitted ftjob-1. Watch it: tsugiki jobs watch ftjob-1",
+    ]  # fmt: skip
     assert json.loads(stub.asked[-1][2]) == {
         "model": "smollm2",
         "training_file": "file-7",
         "evaluation_file": "file-8",
-        "lora": {"max_steps": 9, "learning_rate": 0.001},
-    }
+        "lora": {
+            "max_steps": 9, "learning_rate": 0.001, "weight_decay": 0.1, "clip_norm": 0,
+            "checkpoint_every_steps": 3, "validate_every_steps": 2,
+        },
+    }  # fmt: skip
+
+
+def test_submit_uploads_the_same_bytes_once(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b"abc")
+    # FIPS 180-2, B.1.
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    stub.answer("GET /files", listed({"id": "file-3", "object": "file", "sha256": sha256}))
+    stub.answer("POST /fine_tuning/jobs", JOB)
+    ended = tsugiki("jobs", "submit", "--model", "smollm2", "--train", "rows.jsonl", "--evaluation", "rows.jsonl")
+    assert ended.out.splitlines()[0] == "rows.jsonl is there already: file-3"
+    assert [request.partition("?")[0] for request in stub.requests()] == ["GET /files", "POST /fine_tuning/jobs"]
+    assert json.loads(stub.asked[-1][2])["training_file"] == "file-3"
+
+
+def test_who_may_not_list_files_submits_all_the_same(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b"abc")
+    stub.refuse("GET /files", 403, "No.", code="permission_denied")
+    stub.answer("POST /files", {"id": "file-7", "object": "file"})
+    stub.answer("POST /fine_tuning/jobs", JOB)
+    assert tsugiki("jobs", "submit", "--model", "smollm2", "--train", "rows.jsonl").status == 0
+
+
+@pytest.mark.parametrize(("state", "shown"), [("running", "1 min 15 s"), ("queued", "-"), ("cancelled", "-")])
+def test_only_a_running_job_has_time_left(tsugiki: Run, stub: Stub, state: str, shown: str) -> None:
+    job = JOB | {"status": state, "progress": JOB["progress"] | {"eta_s": 75.0}, "id": "ftjob-1"}
+    settings = dict.fromkeys(("lora", "seed", "training_file", "validation_file", "evaluation_file", "trained_tokens"))
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", job | settings)
+    lines = tsugiki("jobs", "show", "ftjob-1").out.splitlines()
+    (left,) = [line for line in lines if line.startswith("time left")]
+    assert left.removeprefix("time left").strip() == shown
+
+
+def test_a_jobs_checkpoints_are_listed(tsugiki: Run, stub: Stub) -> None:
+    point = {"id": "ftckpt_1", "created_at": 1_795_564_800, "step_number": 40, "metrics": {"train_loss": 1.5}}
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/checkpoints", listed(point))
+    shown = tsugiki("jobs", "checkpoints", "ftjob-1").out.splitlines()[1]
+    assert shown.split() == ["40", "2026-11-25", "00:00:00Z", "train_loss=1.5", "ftckpt_1"]
 
 
 def test_a_training_file_that_is_neither_here_nor_an_id_ends_with_2(tsugiki: Run, stub: Stub) -> None:

@@ -93,6 +93,11 @@ def test_the_picture_shows_state_figures_and_the_course_of_the_loss(followed: Fo
         assert part in shown
 
 
+def test_a_job_that_waits_again_has_no_time_left(followed: Followed) -> None:
+    followed.job = JOB | {"progress": RUNNING}
+    assert "left" not in drawn(followed)
+
+
 @pytest.mark.parametrize(
     ("values", "shown"),
     [([1.0], "▁"), ([2.0, 2.0], "▁▁"), ([8.0, 1.0], "█▁"), ([1.0, 4.5, 8.0], "▁▅█"), ([8.0, 8.0, 1.0, 1.0], "█▁")],
