@@ -19,14 +19,23 @@ def _actor(event: JsonObject) -> str:
     return str(owner.get("id") or event["actor"]["type"])
 
 
+def _reason(event: JsonObject) -> str | None:
+    """The code of a denial or a failure, and what was asked for where that was denied."""
+    details = event.get("details") or {}
+    asked = [details.get("method"), details.get("route")] if event["outcome"] == Outcome.DENIED else []
+    return " ".join(str(part) for part in (event.get("reason"), *asked) if part) or None
+
+
 def _id(noun: str) -> Callable[[JsonObject], str | None]:
     return lambda event: (event[noun] or {}).get("id")
 
 
+ACTIONS_HELP = "Such as job.submitted, adapter.version.registered or access.denied; may be repeated."
 COLUMNS = (
     Column("when", lambda item: when(item["effective_at"])),
     Column("action", "type"),
     Column("outcome", "outcome"),
+    Column("reason", _reason),
     Column("actor", _actor),
     Column("resource", _id("resource")),
     Column("department", _id("project")),
@@ -36,13 +45,15 @@ COLUMNS = (
 def audit(
     context: typer.Context,
     *,
-    action: Annotated[list[AuditEvent] | None, typer.Option(help="May be repeated.", show_choices=False)] = None,
+    action: Annotated[
+        list[AuditEvent] | None, typer.Option(help=ACTIONS_HELP, show_choices=False, metavar="ACTION")
+    ] = None,
     department: Annotated[list[str] | None, typer.Option(help="Name or id; may be repeated.")] = None,
     actor: Annotated[list[str] | None, typer.Option(help="Id; may be repeated.")] = None,
     resource: Annotated[list[str] | None, typer.Option(help="Id of anything; may be repeated.")] = None,
-    outcome: Annotated[list[Outcome] | None, typer.Option(help="May be repeated.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="In UTC.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    outcome: Annotated[list[Outcome] | None, typer.Option(help="How it ended; may be repeated.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="From this moment on, in UTC.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
 ) -> None:
     """Read the audit trail, newest first. The reading is itself recorded."""
     session = Session.of(context)

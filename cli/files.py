@@ -8,7 +8,7 @@ import typer
 
 from cli.connection import Connection, JsonObject, Refused, translated
 from cli.output import Column, Output, plain, size, when
-from cli.session import Session
+from cli.session import NotNamed, Session
 from domain.digests import digest_file
 from domain.ids import IdKind
 
@@ -31,7 +31,7 @@ FileId = Annotated[str, typer.Argument(metavar="FILE_ID", help="As `files list` 
 @app.command()
 def upload(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="JSON Lines, a row a line.")],
+    path: Annotated[Path, typer.Argument(help="JSON Lines, a row a line.")],
     purpose: Annotated[str, typer.Option(help="What it is for: the one purpose here.")] = "fine-tune",
 ) -> None:
     """Upload a JSON Lines file; it is checked while it arrives."""
@@ -100,7 +100,7 @@ class Shelf:
             return self._id_of_local(path)
         if path_or_id.startswith(IdKind.FILE):
             return path_or_id
-        raise typer.BadParameter(f"{path_or_id} is no file here, and no id of an uploaded one.", param_hint=option)
+        raise NotNamed(f"{option}: {path_or_id} is no file here, and no id of an uploaded one.")
 
     def _id_of_local(self, path: Path) -> str:
         digest, _size_bytes = digest_file(path)

@@ -13,6 +13,11 @@ from cli.watch import Followed, complain, follow
 from domain.jobs import JobState
 from domain.runs import Schedule, TooLong
 
+
+class WatchingEnded(Exception):  # noqa: N818 - named for the fact, as refusals are
+    """Ctrl-C while a job was watched. The message is the job's id."""
+
+
 app = typer.Typer(help="Jobs: each trains one adapter version.")
 
 
@@ -210,7 +215,10 @@ def _retrieve(connection: Connection, job: str) -> JsonObject:
 
 def _watch(session: Session, followed: Followed) -> None:
     # With --json the story goes to standard error, so that standard output is the job alone.
-    follow([followed], session.output.story)
+    try:
+        follow([followed], session.output.story)
+    except KeyboardInterrupt:
+        raise WatchingEnded(followed.job["id"]) from None
     if session.output.as_json:
         session.output.json(followed.job)
     if not followed.succeeded:

@@ -1,8 +1,10 @@
 """`tsugiki`: the command line, a client of the HTTP API, and the commands that start the service."""
 
 import itertools
+import signal
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -25,6 +27,7 @@ from cli import (
 from cli.connection import JsonObject, Refused, Unreachable
 from cli.endpoint import EndpointUnknown
 from cli.gguf import NotConverted
+from cli.jobs import WatchingEnded
 from cli.output import Column, Output, plain
 from cli.pull import AdapterDamaged, FolderInUse
 from cli.session import NotNamed, Options, Session
@@ -36,10 +39,16 @@ DEPARTMENT_OPTION = "--department"
 VALUE_OPTIONS = ("--base-url", "--api-key", "--endpoint")
 AUDIT = "audit"
 MAX_FINDINGS = 10
+BASE_URL_VARIABLE = "TSUGIKI_BASE_URL"
+API_KEY_VARIABLE = "TSUGIKI_API_KEY"
+DEPARTMENT_VARIABLE = "TSUGIKI_DEPARTMENT"
 DEPARTMENT_REQUIRED = DepartmentNeeded.code
 
 app = typer.Typer(
-    help="Fine-tune adapters of one frozen base model, governed from their data to the server that runs them.",
+    help=f"""Fine-tune adapters of one frozen base model, governed from their data to the server that runs them.
+
+    {BASE_URL_VARIABLE} says where the service is, {API_KEY_VARIABLE} is your key, and {DEPARTMENT_VARIABLE} is the
+    department to act in where the key stands outside all.""",
     no_args_is_help=True,
     add_completion=False,
     # The edge below prints errors; a bug shows the plain traceback, without local values.
@@ -47,15 +56,21 @@ app = typer.Typer(
 )
 
 
+def _say_version(wanted: bool) -> None:  # noqa: FBT001 - typer hands the value over by position
+    if wanted:
+        sys.stdout.write(f"tsugiki {metadata.version('tsugiki')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     context: typer.Context,
     *,
     base_url: Annotated[
-        str | None, typer.Option(envvar="TSUGIKI_BASE_URL", help="Where the service is, ending in /v1.")
+        str | None, typer.Option(envvar=BASE_URL_VARIABLE, help="Where the service is, ending in /v1.")
     ] = None,
     # Hidden: whoever lists processes reads a key on a command line, and not one in the environment.
-    api_key: Annotated[str | None, typer.Option(envvar="TSUGIKI_API_KEY", hidden=True)] = None,
+    api_key: Annotated[str | None, typer.Option(envvar=API_KEY_VARIABLE, hidden=True)] = None,
     endpoint: Annotated[
         Path | None,
         typer.Option(help="endpoint.json of a local service; ./.tsugiki/endpoint.json when left out."),
@@ -63,15 +78,19 @@ def root(
     department: Annotated[
         str | None,
         typer.Option(
-            envvar="TSUGIKI_DEPARTMENT",
+            envvar=DEPARTMENT_VARIABLE,
             help="Name or id of the department to act in; the key's own when left out. Works after a command too.",
         ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option(JSON_FLAG, help="Print the API's objects; works after a command too.")
     ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Remember who calls and how to answer; nothing connects before a command needs it."""
+    _ = version
     options = Options(base_url=base_url, api_key=api_key, endpoint_file=endpoint, department=department)
     context.obj = session = Session(options, Output(as_json=as_json))
     context.call_on_close(session.close)
@@ -113,13 +132,19 @@ for start in (service.up, service.api, service.worker, service.beat, service.mig
 
 
 def main() -> None:
-    """Run the command line and exit: 0, 1 where the service or the machine says no, 2 for a wrong command."""
+    """Run the command line and exit: 0, 1 where the service or the machine says no, 2 for a wrong command.
+
+    130 where Ctrl-C ends it.
+    """
     try:
         app(args=hoisted(sys.argv[1:]))
     except Refused as refused:
         _fail(_told(refused), code=refused.code, param=refused.param, details=refused.details)
     except Refusal as refusal:
         _fail(refusal.message, code=refusal.code, param=refusal.param, details=refusal.details)
+    except WatchingEnded as ended:
+        sys.stderr.write(f"The job goes on: tsugiki jobs watch {ended}\n")
+        sys.exit(128 + signal.SIGINT)
     except (Unreachable, EndpointUnknown, AdapterDamaged, FolderInUse, NotConverted, NotNamed) as fact:
         _fail(str(fact))
     except OSError as error:

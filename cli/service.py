@@ -70,8 +70,7 @@ def _say_where(directory: Path, base_url: str) -> None:
 def api() -> None:
     """Serve the API against the PostgreSQL, broker and S3 of the settings."""
     settings = _load()
-    arguments = ["--host", settings.host, "--port", str(settings.port), "--no-access-log"]
-    _become("uvicorn", "--factory", "api.main:create", *arguments)
+    _become("api.main", "--host", settings.host, "--port", str(settings.port))
 
 
 def worker(

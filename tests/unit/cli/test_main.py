@@ -2,11 +2,13 @@
 
 import json
 import socket
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from cli import jobs
 from cli.main import hoisted
 from tests.unit.cli.conftest import Run, Stub
 
@@ -100,9 +102,7 @@ def test_a_base_url_that_is_none_is_told_plainly(bare: Run, monkeypatch: pytest.
     assert ended.err.startswith("error: The base URL is not one")
 
 
-@pytest.mark.parametrize(
-    "arguments", [("jobs", "lst"), ("jobs", "show"), ("audit", "--action", "nonsense"), ("files", "upload", "/nowhere")]
-)
+@pytest.mark.parametrize("arguments", [("jobs", "lst"), ("jobs", "show"), ("audit", "--action", "nonsense")])
 def test_a_wrong_command_ends_with_2(tsugiki: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
     ended = tsugiki(*arguments)
     assert (ended.status, stub.asked) == (2, [])
@@ -111,6 +111,16 @@ def test_a_wrong_command_ends_with_2(tsugiki: Run, stub: Stub, arguments: tuple[
 def test_a_servers_message_cannot_steer_the_terminal(tsugiki: Run, stub: Stub) -> None:
     stub.refuse("GET /me", 400, "bad \x1b]0;owned\x07\nsecond line", code="bad")
     assert tsugiki("whoami").err == "error: bad \ufffd]0;owned\ufffd\ufffdsecond line (code bad)\n"
+
+
+def test_the_version_is_the_packages(bare: Run) -> None:
+    ended = bare("--version")
+    assert (ended.status, ended.out) == (0, f"tsugiki {metadata.version('tsugiki')}\n")
+
+
+def test_the_help_names_the_variables(bare: Run) -> None:
+    shown = bare("--help").out
+    assert all(f"TSUGIKI_{name}" in shown for name in ("BASE_URL", "API_KEY", "DEPARTMENT"))
 
 
 # --- which service, whose key -----------------------------------------------------------------------------------------
@@ -303,6 +313,16 @@ def test_audit_filters_become_the_clients_query(tsugiki: Run, stub: Stub) -> Non
     assert "limit=7" in query
 
 
+def test_the_audit_table_says_what_was_denied_and_why(tsugiki: Run, stub: Stub) -> None:
+    event = {
+        "id": "audit_log-1", "effective_at": 1_795_564_800, "type": "access.denied", "outcome": "denied",
+        "actor": {"type": "system", "api_key": None}, "resource": None, "project": None,
+        "reason": "permission_denied", "details": {"method": "POST", "route": "/v1/files"},
+    }  # fmt: skip
+    stub.answer("GET /organization/audit_logs", listed(event))
+    assert "permission_denied POST /v1/files" in tsugiki("audit").out
+
+
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
@@ -366,9 +386,27 @@ def test_a_jobs_checkpoints_are_listed(tsugiki: Run, stub: Stub) -> None:
     assert shown.split() == ["40", "2026-11-25", "00:00:00Z", "train_loss=1.5", "ftckpt_1"]
 
 
-def test_a_training_file_that_is_neither_here_nor_an_id_ends_with_2(tsugiki: Run, stub: Stub) -> None:
-    ended = tsugiki("jobs", "submit", "--model", "smollm2", "--train", "rows.jsonl")
-    assert (ended.status, stub.asked) == (2, [])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("jobs", "submit", "--model", "smollm2", "--train", "rows.jsonl"),
+        ("files", "upload", "rows.jsonl"),
+        ("base-models", "add", "smollm2", "--from", "no such folder"),
+    ],
+)
+def test_what_is_not_here_ends_with_1(tsugiki: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
+    ended = tsugiki(*arguments)
+    assert (ended.status, stub.asked, len(ended.err.splitlines())) == (1, [], 1)
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_job(tsugiki: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "follow", interrupt)
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB)
+    ended = tsugiki("jobs", "watch", "ftjob-1")
+    assert (ended.status, ended.err) == (130, "The job goes on: tsugiki jobs watch ftjob-1\n")
 
 
 @pytest.mark.parametrize(("state", "status"), [("succeeded", 0), ("failed", 1), ("cancelled", 1)])
