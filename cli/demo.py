@@ -23,7 +23,7 @@ from cli.connection import Connection, JsonObject, Query, Refused, Unreachable, 
 from cli.demo_report import MIN_GAIN, DemoReport, DepartmentResult
 from cli.demo_rows import DepartmentRows
 from cli.demo_service import DemoFailed, DemoService, started
-from cli.endpoint import Endpoint
+from cli.endpoint import Endpoint, EndpointUnknown
 from cli.gguf import NotConverted
 from cli.output import Column, Output, duration, number, share, size, when
 from cli.pull import AdapterDamaged, FolderInUse
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         Demo(console).run(options.dir, options.report, keep=options.keep)
-    except (DemoFailed, Refused, Unreachable, AdapterDamaged, FolderInUse, NotConverted) as fact:
+    except (DemoFailed, Refused, Unreachable, AdapterDamaged, FolderInUse, NotConverted, EndpointUnknown) as fact:
         console.print(Text(f"The demonstration failed: {fact}", style="red"))
         return 1
     except OSError as error:

@@ -1,7 +1,6 @@
 """The demonstration's own service: started as anyone starts it, stopped whatever happens."""
 
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.endpoint import Endpoint
+from cli.endpoint import Endpoint, read
 
 # Says that a folder is a demonstration's, which the next one may begin anew.
 MARKER = "this-is-a-demonstration"
@@ -92,8 +91,7 @@ def _wait_for_endpoint(directory: Path, process: subprocess.Popen[bytes], log: P
         if time.monotonic() > deadline:
             raise DemoFailed(f"The service is not ready after {START_WITHIN_S} s.\n{_tail(log)}")
         time.sleep(POLL_S)
-    said = json.loads(file.read_bytes())
-    return Endpoint(said["base_url"], said["admin_key"], said["auditor_key"])
+    return read(file)
 
 
 def _tail(log: Path) -> str:

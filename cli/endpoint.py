@@ -29,13 +29,14 @@ def find(base_url: str | None, api_key: str | None, file: Path | None) -> Endpoi
         if api_key is None:
             raise EndpointUnknown("TSUGIKI_BASE_URL is set but TSUGIKI_API_KEY is not.")
         return Endpoint(base_url.rstrip("/"), api_key)
-    said = _read(file or DEFAULT_FILE)
+    said = read(file or DEFAULT_FILE)
     if api_key is not None:
         return Endpoint(said.base_url, api_key)
     return said
 
 
-def _read(file: Path) -> Endpoint:
+def read(file: Path) -> Endpoint:
+    """What a local service wrote there, with the operator's key. Raises EndpointUnknown."""
     try:
         said = json.loads(file.read_bytes())
         return Endpoint(said["base_url"].rstrip("/"), said["admin_key"], said.get("auditor_key"))

@@ -1,5 +1,6 @@
 """Bringing an adapter version onto this machine: nothing but the files of its manifest, each with its digest."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -37,9 +38,14 @@ def manifest_of(version: Mapping[str, Any]) -> Manifest:
 
 
 def check_free(out: Path) -> None:
-    """Raise FolderInUse unless `out` is missing or an empty folder."""
+    """Raise FolderInUse unless `out` is missing or an empty folder, and PermissionError where it cannot be written."""
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
         raise FolderInUse(f"{out} exists and is not an empty folder.")
+    parent = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        raise FolderInUse(f"{parent} is not a folder.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
 
 
 def receive(chunks: Iterator[bytes], manifest: Manifest, out: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from cli import demo_report
-from cli.demo import Demo
+from cli.demo import Demo, main
 from cli.demo_report import DepartmentResult
 from cli.demo_service import MARKER, DemoFailed, started
 
@@ -86,6 +86,16 @@ def test_a_demonstration_that_still_runs_is_not_begun_anew(tmp_path: Path) -> No
         with pytest.raises(DemoFailed, match="kill 4711"), started(tmp_path):
             pass
     assert (tmp_path / MARKER).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "afile").touch()
+    monkeypatch.setattr("cli.demo.MODEL_FOLDER", tmp_path)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert main(["--dir", str(tmp_path / "afile" / "demo")]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("The demonstration failed: ")
 
 
 def test_too_small_a_gain_fails_the_demonstration() -> None:

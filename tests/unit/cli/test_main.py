@@ -323,6 +323,13 @@ def test_the_audit_table_says_what_was_denied_and_why(tsugiki: Run, stub: Stub) 
     assert "permission_denied POST /v1/files" in tsugiki("audit").out
 
 
+def test_a_version_is_not_asked_for_where_it_cannot_be_written(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    ended = tsugiki("adapters", "pull", "triage", "--out", "afile/inside/out")
+    assert (ended.status, stub.asked) == (1, [])
+    assert ended.err == f"error: {tmp_path / 'afile'} is not a folder.\n"
+
+
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
