@@ -20,6 +20,7 @@ CONNECT_TIMEOUT_S = 10
 # A base model's file is digested by the service before it answers.
 READ_TIMEOUT_S = 600
 PAGE_ROWS = 100
+FORBIDDEN = 403
 NO_SUCH_PATH = "No such path."
 
 

@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 
-from cli.connection import Connection, JsonObject, Refused, translated
+from cli.connection import FORBIDDEN, Connection, JsonObject, Refused, translated
 from cli.output import Column, Output, plain, size, when
 from cli.session import NotNamed, Session
 from domain.digests import digest_file
 from domain.ids import IdKind
 
 FILES_A_PAGE = 1000
-FORBIDDEN = 403
 
 app = typer.Typer(help="Files of rows, one conversation a line.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from cli import endpoint
-from cli.connection import Connection, JsonObject
+from cli.connection import FORBIDDEN, Connection, JsonObject, Refused
 from cli.endpoint import Endpoint
 from cli.output import Output
 from domain.ids import IdKind
@@ -97,9 +97,16 @@ class Session:
             return email_or_id
         if email_or_id.lower() == self.me.get("email"):
             return str(self.me["id"])
-        for user in self.connection.pages("organization", "projects", self.department, "users"):
-            if user["email"] == email_or_id.lower():
-                return str(user["id"])
+        try:
+            for user in self.connection.pages("organization", "projects", self.department, "users"):
+                if user["email"] == email_or_id.lower():
+                    return str(user["id"])
+        except Refused as refused:
+            if refused.status != FORBIDDEN:
+                raise
+            raise NotNamed(
+                f"Only an admin may look up {email_or_id}: `keys create` without --user makes a key for yourself."
+            ) from None
         raise NotNamed(f"Nobody in the department has the e-mail address {email_or_id}.")
 
 

@@ -253,6 +253,20 @@ def test_a_keys_owner_is_found_among_the_departments_people(tsugiki: Run, stub: 
     assert (ended.status, ended.err) == (1, "error: Nobody in the department has the e-mail address bob@hr.example.\n")
 
 
+def test_ones_own_e_mail_address_needs_no_list(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /me", {"type": "user", "id": "user-me", "email": "ada@hr.example", "department": PROJECT})
+    stub.answer(f"POST /organization/projects/{PROJECT}/api_keys", {"id": "key_1", "value": "tsk_secret"})
+    assert tsugiki("keys", "create", "--user", "Ada@hr.example").out == "tsk_secret\n"
+    assert json.loads(stub.asked[-1][2])["user_id"] == "user-me"
+
+
+def test_who_may_not_list_people_is_told_how_to_make_a_key_for_oneself(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("GET /me", {"type": "user", "id": "user-me", "department": PROJECT})
+    stub.refuse(f"GET /organization/projects/{PROJECT}/users", 403, "No.", code="permission_denied")
+    ended = tsugiki("keys", "create", "--user", "ada@hr.example")
+    assert (ended.status, "without --user" in ended.err) == (1, True)
+
+
 def test_a_new_member_is_named_by_e_mail_to_the_service(tsugiki: Run, stub: Stub) -> None:
     stub.answer("GET /me", {"type": "user", "id": "user-me", "department": PROJECT})
     stub.answer(f"POST /organization/projects/{PROJECT}/users", {})
