@@ -11,7 +11,7 @@ from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.audit import AuditEvent, Outcome
-from domain.refusals import Refusal
+from domain.refusals import ForeignDepartment, Refusal
 from services import audit
 
 if TYPE_CHECKING:
@@ -51,11 +51,12 @@ def record_denial(request: Request, refusal: Refusal) -> None:
         return
     runtime: Runtime = request.app.state.runtime
     opened = runtime.platform() if principal.department is None else runtime.department(principal.department)
+    reason = "foreign_department" if isinstance(refusal, ForeignDepartment) else refusal.code
     details = {"route": getattr(request.scope.get("route"), "path", None), "method": request.method}
     try:
         with opened as session:
             audit.record(
-                session, principal, AuditEvent.ACCESS_DENIED, outcome=Outcome.DENIED, reason=refusal.code,
+                session, principal, AuditEvent.ACCESS_DENIED, outcome=Outcome.DENIED, reason=reason,
                 details=details,
             )  # fmt: skip
     except SQLAlchemyError as error:

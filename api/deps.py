@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from domain.access import PLATFORM_ROLES, Principal
 from domain.ids import IdKind, parse_id
 from domain.keys import INVALID_KEY_MESSAGE
-from domain.refusals import ControlCharacter, DepartmentNeeded, NotFound, Unauthenticated
+from domain.refusals import ControlCharacter, DepartmentNeeded, ForeignDepartment, NotFound, Unauthenticated
 from runtime.wiring import Runtime
 from services import authentication, departments
 
@@ -60,12 +60,20 @@ def authenticated(
         principal = authentication.authenticate(
             session,
             credentials.credentials,
-            chosen_department=_chosen_department(request),
             request_id=request.state.request_id,
             source_ip=request.client.host if request.client else None,
         )
     request.state.principal = principal
+    if (chosen := _chosen_department(request)) is not None:
+        principal = request.state.principal = _acting_in(principal, chosen, param="OpenAI-Project")
     return Caller(runtime, principal)
+
+
+def _acting_in(principal: Principal, department: UUID, *, param: str | None = None) -> Principal:
+    """The principal in the department a request names. Raises ForeignDepartment for a department's key of another."""
+    if not principal.roles & PLATFORM_ROLES and principal.department != department:
+        raise ForeignDepartment("No such project.", param=param)
+    return replace(principal, department=department)
 
 
 def _refuse_nul(request: Request) -> None:
@@ -96,10 +104,7 @@ def project_caller(
 ) -> Caller:
     """The caller, acting in the department of the path. Raises NotFound for a department's key of any other."""
     department = parse_id(IdKind.DEPARTMENT, project_id)
-    if not caller.principal.roles & PLATFORM_ROLES and caller.principal.department != department:
-        raise NotFound("No such project.")
-    principal = replace(caller.principal, department=department)
-    request.state.principal = principal
+    principal = request.state.principal = _acting_in(caller.principal, department)
     return Caller(caller.runtime, principal)
 
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from api.denials import record_denial
 from domain.parsing import refusal_of
-from domain.refusals import ArtifactMissing, Conflict, Denied, OverQuota, Refusal, Unauthenticated
+from domain.refusals import ArtifactMissing, Conflict, Denied, ForeignDepartment, OverQuota, Refusal, Unauthenticated
 from storage.errors import DigestMismatch, ObjectMissing, StorageUnavailable
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def refused(refusal: Refusal) -> JSONResponse:
 
 
 def _on_refusal(request: Request, refusal: Refusal) -> JSONResponse:
-    if isinstance(refusal, (Denied, OverQuota)) and not isinstance(refusal, Unauthenticated):
+    if isinstance(refusal, (Denied, ForeignDepartment, OverQuota)) and not isinstance(refusal, Unauthenticated):
         record_denial(request, refusal)
     return refused(refusal)
 

@@ -1,4 +1,10 @@
-"""`uvicorn --factory api.main:create`: the API as a process, from the environment's settings."""
+"""`python -m api.main [UVICORN'S OPTIONS]`: the API as a process of its own.
+
+It starts itself anew without its settings in the environment: other processes of its user, a worker's ranks among
+them, could read it there.
+"""
+
+import sys
 
 from fastapi import FastAPI
 
@@ -9,6 +15,12 @@ from runtime.wiring import build
 
 def create() -> FastAPI:
     """Load, wire, serve. Nothing connects before the first request."""
+    settings.hide_memory()
     loaded = settings.load()
     logs.configure(loaded.log_level)
     return create_app(build(loaded))
+
+
+if __name__ == "__main__":
+    uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "api.main:create", "--no-access-log"]
+    settings.exec_without_secrets(settings.load(), [*uvicorn, *sys.argv[1:]])

@@ -75,6 +75,11 @@ class Unauthenticated(Denied):
     status = 401
 
 
+class ForeignDepartment(NotFound):
+    # For the caller it is NotFound to the letter; the audit trail knows better.
+    pass
+
+
 class DepartmentNeeded(Invalid):
     code = "department_required"
 

@@ -22,14 +22,18 @@ def connect(url: str, *, pool_size: int = 10) -> Engine:
     A lock that is not granted in 5 s, or a transaction left idle for 15 s, ends: a stopped process must not
     hold others up. The server ends them, whatever became of the client.
     """
-    options = "-c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"
+    options = "-c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c statement_timeout=60s -c timezone=UTC"
     return create_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
-        connect_args={"options": options, "connect_timeout": 5, "application_name": "tsugiki"},
+        connect_args={"options": options, "connect_timeout": 5, "application_name": "tsugiki", **_NOTICE_SILENCE},
     )
+
+
+# A connection that was cut without a word would otherwise hold its thread for hours (libpq; idle and interval in s).
+_NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ acknowledgement a killed worker loses and doubles messages, and a task longer th
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from celery import Celery
@@ -64,6 +64,20 @@ def ring(app: Celery, nudge: Nudge) -> None:
             app.send_task(task, args=[str(nudge.job)], queue=queue, retry=False, connection=connection)
     except (OperationalError, OSError) as error:
         log.warning("The broker is down (%s); the sweeper will ring for job %s.", type(error).__name__, nudge.job)
+
+
+def ring_again(app: Celery, nudges: Sequence[Nudge]) -> None:
+    """Ring for jobs that still wait, at queues that are empty: a message that lies there says the same already."""
+    try:
+        with _connected(app) as connection:
+            waiting = connection.default_channel.client  # type: ignore[attr-defined]  # of the Redis transport
+            empty = {queue for _task, queue in _RINGS.values() if waiting.llen(queue) == 0}
+    except (OperationalError, OSError) as error:
+        log.warning("The broker is down (%s); the next sweep rings.", type(error).__name__)
+        return
+    for nudge in nudges:
+        if _RINGS[nudge.state][1] in empty:
+            ring(app, nudge)
 
 
 def answers(app: Celery) -> bool:

@@ -126,9 +126,8 @@ def _children(
     def worker(name: str, role: str) -> ChildProcess:
         return child(name, "workers.main", role, f"--ready-fd={ready}", inherit=[ready])
 
-    api = ["uvicorn", "--factory", "api.main:create", "--fd", str(listener.fileno()), "--no-access-log"]
     return [
-        child("api", *api, inherit=[listener.fileno()]),
+        child("api", "api.main", "--fd", str(listener.fileno()), inherit=[listener.fileno()]),
         worker("validator", "validate"),
         worker("sweeper", "sweep"),
         *(worker(f"worker-{number}", "train") for number in range(1, workers + 1)),

@@ -1,7 +1,9 @@
 """The settings, and the only reader of the environment. Each is `TSUGIKI_` and its name in capitals."""
 
+import ctypes
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from domain.plans import Device, Precision
 # Where a process finds its settings when they were handed over in an inherited file, not in the environment:
 # a worker's ranks could read their parent's environment.
 _SETTINGS_FD = "TSUGIKI_SETTINGS_FD"
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 class Settings(BaseSettings):
@@ -111,6 +114,12 @@ def exec_without_secrets(settings: Settings, argv: list[str]) -> None:
     os.set_inheritable(descriptor, True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TSUGIKI_")}
     os.execve(argv[0], argv, environment | {_SETTINGS_FD: str(descriptor)})  # noqa: S606 - an argument list of our own
+
+
+def hide_memory() -> None:
+    """Close this process's memory, environment and open files to other processes of its user. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _json(payload: dict[str, object]) -> bytes:

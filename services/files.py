@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, or_, select, text
 from sqlalchemy.orm import Session
 
 from domain.access import Permission, Principal, require
@@ -30,6 +30,7 @@ def register(
 ) -> File:
     """Enter an uploaded file. Its bytes are in storage already: a row without its object would be a lie."""
     require(principal, Permission.FILE_UPLOAD)
+    _lock_bytes(session, principal.department, digest)
     file = File(
         department_id=principal.department,
         filename=filename,
@@ -88,18 +89,42 @@ def open_content(session: Session, principal: Principal, file: UUID) -> File:
     return found
 
 
-def delete(session: Session, principal: Principal, file: UUID) -> Digest | None:
-    """Mark a file deleted; its digest, when no other file of the department has the same bytes to keep.
+def delete(session: Session, principal: Principal, file: UUID) -> Digest:
+    """Mark a file deleted; the digest of its bytes, which are to be erased once this is committed.
 
-    Raises FileInUse while a job that is not finished needs it.
+    Raises FileInUse while a job that is not finished needs it. A file that is deleted already is left as it is: its
+    caller may be one whose erasing failed.
     """
     require(principal, Permission.FILE_DELETE)
-    found = _file(session, file)
+    # Locked: a submit that names the file at this moment is before or after, not beside.
+    found = session.get(File, file, with_for_update=True)
+    if found is None:
+        raise NotFound("No such file.")
+    if found.deleted_at is not None:
+        return found.digest
     needed_by = or_(Job.training_file_id == file, Job.validation_file_id == file, Job.evaluation_file_id == file)
     if session.scalars(select(Job.id).where(needed_by, Job.state.not_in(TERMINAL)).limit(1)).first():
         raise FileInUse("A job that is not finished needs this file.")
     found.deleted_at = session.scalar(select(func.now()))
     session.flush()
     audit.record(session, principal, AuditEvent.FILE_DELETED, resource=("file", file), details={"digest": found.digest})
-    same_bytes = select(File.id).where(File.digest == found.digest, File.deleted_at.is_(None)).limit(1)
-    return None if session.scalars(same_bytes).first() else found.digest
+    return found.digest
+
+
+def lock_if_unneeded(session: Session, department: UUID, digest: Digest) -> bool:
+    """Whether no file of the department has these bytes; none is registered with them until the transaction ends."""
+    _lock_bytes(session, department, digest)
+    same_bytes = select(File.id).where(File.digest == digest, File.deleted_at.is_(None)).limit(1)
+    return session.scalars(same_bytes).first() is None
+
+
+def may_have_been_erased(session: Session, digest: Digest) -> bool:
+    """Whether a deleted file had these bytes: its erasing may have come after they were stored once more."""
+    deleted = select(File.id).where(File.digest == digest, File.deleted_at.is_not(None)).limit(1)
+    return session.scalars(deleted).first() is not None
+
+
+def _lock_bytes(session: Session, department: UUID | None, digest: Digest) -> None:
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"bytes {department} {digest}"}
+    )

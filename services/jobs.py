@@ -126,7 +126,8 @@ def _check_quota(session: Session, limits: JobLimits) -> None:
 
 def _rows_file(session: Session, file_id: str, param: str) -> File:
     try:
-        file = session.get(File, ids.parse_id(IdKind.FILE, file_id))
+        # Shared: it is not deleted before this job is there to need it.
+        file = session.get(File, ids.parse_id(IdKind.FILE, file_id), with_for_update={"read": True})
     except NotFound:
         file = None
     if file is None or file.deleted_at is not None:
@@ -208,7 +209,7 @@ def request_cancel(session: Session, principal: Principal, job: UUID) -> Job:
         require(principal, Permission.JOB_CANCEL_ANY)
     if found.state in TERMINAL:
         check_transition(JobState(found.state), JobState.CANCELLED)
-    if found.cancel_requested_at is None:
+    if found.cancel_requested_at is None or found.state != JobState.RUNNING:
         found.cancel_requested_at = session.scalar(select(func.now()))
         audit.record(session, principal, AuditEvent.JOB_CANCEL_REQUESTED, resource=("job", job))
         if found.state == JobState.RUNNING:

@@ -61,8 +61,8 @@ def create_service_account(
     require(principal, Permission.KEY_MANAGE)
     check_name(name, param="name")
     wanted = parse_roles(roles)
-    if Role.DEPARTMENT_ADMIN in wanted:
-        raise Denied("A service account cannot be an admin: grants of rights are made by people.")
+    if wanted & {Role.DEPARTMENT_ADMIN, Role.APPROVER}:
+        raise Denied("A service account cannot be an admin or an approver: those decide, and people decide.")
     account = ServiceAccount(department_id=principal.department, name=name, roles=sorted(wanted))
     session.add(account)
     session.flush()
@@ -163,7 +163,11 @@ def delete_service_account(session: Session, principal: Principal, account: UUID
     """End a robot: its keys stop working with the next request."""
     require(principal, Permission.KEY_MANAGE)
     found = get_service_account(session, principal, account)
-    found.deleted_at = session.scalar(select(func.now()))
+    now = session.scalar(select(func.now()))
+    found.deleted_at = now
+    for key in session.scalars(select(ApiKey).where(ApiKey.service_account_id == account, ApiKey.revoked_at.is_(None))):
+        key.revoked_at = now
+        audit.record(session, principal, AuditEvent.KEY_REVOKED, resource=("api_key", key.id))
     audit.record(session, principal, AuditEvent.SERVICE_ACCOUNT_DELETED, resource=("service_account", account))
 
 

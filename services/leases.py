@@ -238,6 +238,9 @@ def release(session: Session, held: Claim) -> None:
 
 
 def _requeue(session: Session, job: Job, lease: UUID, reason: str) -> None:
+    if job.cancel_requested_at is not None:
+        _cancel(session, job, lease)
+        return
     end(session, lease, reason)
     check_transition(JobState(job.state), JobState.QUEUED)
     job.state, job.lease_id = JobState.QUEUED, None
@@ -254,7 +257,7 @@ def end(session: Session, lease: UUID, reason: str) -> None:
 def retry_or_fail(session: Session, held: Claim, error: JobError) -> None:
     """The attempt broke without saying why. Try again, unless that was the last of MAX_STALLS without progress."""
     job = hold(session, held)
-    if job.stalls >= MAX_STALLS:
+    if job.stalls >= MAX_STALLS and job.cancel_requested_at is None:
         _fail(session, job, held.lease, error)
         return
     tell(session, job, f"The attempt ended: {error.message}", level="warn", data=None)
@@ -326,9 +329,7 @@ def expire(session: Session, job: UUID) -> None:
         outcome=Outcome.FAILURE,
         details={"epoch": found.epoch, "stalls": found.stalls},
     )
-    if found.cancel_requested_at is not None:
-        _cancel(session, found, lease)
-    elif found.stalls >= MAX_STALLS:
+    if found.cancel_requested_at is None and found.stalls >= MAX_STALLS:
         error = JobError("poison_job", f"{MAX_STALLS} workers in a row were lost on this job without any progress.")
         _fail(session, found, lease, error)
     else:

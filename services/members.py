@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from domain.access import Permission, Principal, Role, parse_roles, require
+from domain.access import Permission, Principal, PrincipalType, Role, parse_roles, require
 from domain.audit import AuditEvent
 from domain.refusals import Denied, Invalid, NameTaken, NotFound, SeparationOfDuties
 from models_db.departments import ApiKey, Membership, User
@@ -33,7 +33,7 @@ def list_users(session: Session, principal: Principal) -> Sequence[User]:
     require(principal, Permission.USER_READ)
     statement = select(User).order_by(User.id.desc())
     if not principal.may(Permission.DEPARTMENT_LIST):
-        statement = statement.join(Membership)
+        statement = statement.join(Membership).where(func.cardinality(Membership.roles) > 0)
     return session.scalars(statement).all()
 
 
@@ -43,6 +43,12 @@ def get_user(session: Session, principal: Principal, user: UUID) -> User:
     if found is None:
         raise NotFound("No such user.")
     return found
+
+
+def own_email(session: Session, principal: Principal) -> str | None:
+    """The e-mail address of the person who acts; None for a service account."""
+    person = session.get(User, principal.id) if principal.type is PrincipalType.USER and principal.id else None
+    return person.email if person else None
 
 
 def find_user(session: Session, principal: Principal, email: str) -> User:
@@ -66,7 +72,9 @@ def list_members(session: Session, principal: Principal) -> Sequence[tuple[Membe
 def get_member(session: Session, principal: Principal, user: UUID) -> tuple[Membership, User]:
     """One of the department's people. Raises NotFound."""
     require(principal, Permission.MEMBER_READ)
-    row = session.execute(select(Membership, User).join(User).where(User.id == user)).one_or_none()
+    row = session.execute(
+        select(Membership, User).join(User).where(User.id == user, func.cardinality(Membership.roles) > 0)
+    ).one_or_none()
     if row is None:
         raise NotFound("No such user in this project.")
     return row[0], row[1]
@@ -78,13 +86,14 @@ def set_roles(session: Session, principal: Principal, user: UUID, roles: list[st
     Nobody changes their own. The operator may name a department's first admin, and no more than that.
     """
     wanted = parse_roles(roles)
+    _one_at_a_time(session, principal)
     _require_may_set(session, principal, user, wanted)
     person = session.get(User, user)
     if person is None:
         raise NotFound("No such user.")
     membership = session.get(Membership, (principal.department, user))
-    event = AuditEvent.MEMBER_ADDED if membership is None else AuditEvent.MEMBER_CHANGED
     before = list(membership.roles) if membership else []
+    event = AuditEvent.MEMBER_CHANGED if before else AuditEvent.MEMBER_ADDED
     if membership is None:
         membership = Membership(department_id=principal.department, user_id=user, roles=sorted(wanted))
         session.add(membership)
@@ -112,6 +121,7 @@ def _require_may_set(session: Session, principal: Principal, user: UUID, wanted:
 def remove(session: Session, principal: Principal, user: UUID) -> None:
     """Take someone out of the department and revoke their keys in it. The last admin stays."""
     require(principal, Permission.MEMBER_MANAGE)
+    _one_at_a_time(session, principal)
     membership, _person = get_member(session, principal, user)
     if principal.id == user or _last_admin(session, user):
         raise Denied("The department's last admin, and oneself, cannot be removed.")
@@ -125,6 +135,13 @@ def remove(session: Session, principal: Principal, user: UUID) -> None:
     else:
         session.delete(membership)
     audit.record(session, principal, AuditEvent.MEMBER_REMOVED, resource=("user", user), details={"before": before})
+
+
+def _one_at_a_time(session: Session, principal: Principal) -> None:
+    # Who is the last admin is decided on what is there: two who remove each other must not decide at once.
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"members of {principal.department}"}
+    )
 
 
 def _admins(session: Session) -> set[UUID]:

@@ -7,7 +7,7 @@ import hashlib
 import io
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -201,7 +201,9 @@ class ObjectStore:
                         self._put_whole(key, stream, digest, size_bytes)
             except ClientError as error:
                 if http_status(error) == HTTPStatus.PRECONDITION_FAILED:
-                    return self._compare(key, digest, size_bytes)
+                    # Gone again at this look, somebody erased it: the key is free once more.
+                    with suppress(ObjectMissing):
+                        return self._compare(key, digest, size_bytes)
             else:
                 return None
         raise StorageUnavailable(f"{key} is being written by others")

@@ -121,7 +121,7 @@ class Attempt:
             evaluating = Evaluating(self._runtime, self._held, self._supervisor, self._launcher)
             evaluation = evaluating.run(self._folder / "evaluate", adapter, compute, Patience(self._pause))
         self._fence.check()
-        # Uploaded before the version exists: an orphan object is swept, a version without its files is a lie.
+        # Uploaded before the version exists: an object without a row is waste, a version without files is a lie.
         manifest = Patience(self._pause).insist(lambda: self._runtime.objects.put_tree(self._held.department, adapter))
         organisation = self._runtime.settings.organisation
         return verdicts.registered(

@@ -62,7 +62,7 @@ class CheckpointUploads:
             self._fence.check()
             key = checkpoint_key(self._held, self._held.epoch, step, file.path)
             self._runtime.objects.put(key, folder / file.path, file.digest, file.bytes)
-        # Every object is there before the row is: an orphan object is swept, a row without its object is a lie.
+        # Every object is there before the row is: an object without a row is waste, a row without its object is a lie.
         metrics = self._report.metrics_at(step)
         with self._runtime.department(self._held.department) as session:
             leases.record_checkpoint(session, self._held, step=step, manifest=manifest, metrics=metrics)

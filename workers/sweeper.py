@@ -5,7 +5,7 @@ import logging
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.refusals import Refusal
-from runtime.queue import ring
+from runtime.queue import ring_again
 from runtime.wiring import Runtime
 from services import leases
 from services.doorbell import Nudge
@@ -26,5 +26,4 @@ def sweep(runtime: Runtime) -> None:
             log.exception("job %s: its lost worker could not be swept", job)
     with runtime.platform() as session:
         waiting = leases.to_nudge(session, runtime.settings.nudge_after_s)
-    for job, state in waiting:
-        ring(runtime.queue, Nudge(job=job, state=state))
+    ring_again(runtime.queue, [Nudge(job=job, state=state) for job, state in waiting])

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
-from api.deps import Authenticated
+from api.deps import Authenticated, Caller
 from api.objects.files import FileObject
 from api.objects.shape import Deleted, Page, page_of
 from api.pages import After
-from api.uploads import Form, open_spool, receive_form
+from api.uploads import Form, Spool, open_spool, receive_form
 from domain.access import Permission, require
 from domain.ids import IdKind, parse_id
 from domain.refusals import Invalid, MissingField, UnknownField
@@ -63,9 +63,8 @@ def create(caller: Authenticated, form: Annotated[Form, Depends(_received)]) -> 
     _check_fields(form)
     spool, filename = form.spool, form.filename or ""
     report = check_rows(spool.stream, filename)
-    spool.stream.seek(0)
-    # Uploaded before the row exists: an orphan object is swept; a row without its object is a lie.
-    caller.runtime.objects.put(Key.blob(caller.department, spool.digest), spool.stream, spool.digest, spool.size_bytes)
+    # Stored before the row exists: an object without a row is waste; a row without its object is a lie.
+    _store(caller, spool)
     with caller.in_department() as session:
         file = files.register(
             session,
@@ -76,7 +75,15 @@ def create(caller: Authenticated, form: Annotated[Form, Depends(_received)]) -> 
             size_bytes=spool.size_bytes,
             rows=report,
         )
-        return FileObject.of(file)
+        stored_again = files.may_have_been_erased(session, spool.digest)
+    if stored_again:
+        _store(caller, spool)
+    return FileObject.of(file)
+
+
+def _store(caller: Caller, spool: Spool) -> None:
+    spool.stream.seek(0)
+    caller.runtime.objects.put(Key.blob(caller.department, spool.digest), spool.stream, spool.digest, spool.size_bytes)
 
 
 def _check_fields(form: Form) -> None:
@@ -120,9 +127,11 @@ def delete(caller: Authenticated, file_id: FileId) -> Deleted:
     Refused while a job that is not finished needs it.
     """
     with caller.in_department() as session:
-        unneeded = files.delete(session, caller.principal, parse_id(IdKind.FILE, file_id))
-    if unneeded is not None:
-        caller.runtime.objects.erase(Key.blob(caller.department, unneeded))
+        digest = files.delete(session, caller.principal, parse_id(IdKind.FILE, file_id))
+    with caller.in_department() as session:
+        # The one network call inside a transaction: whoever registers the same bytes now has to wait for its end.
+        if files.lock_if_unneeded(session, caller.department, digest):
+            caller.runtime.objects.erase(Key.blob(caller.department, digest))
     return Deleted(id=file_id, object="file")
 
 

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from api.deps import Authenticated
 from api.objects.principals import PrincipalObject
+from services import members
 
 router = APIRouter(prefix="/v1/me", tags=["Principals"])
 
@@ -11,4 +12,5 @@ router = APIRouter(prefix="/v1/me", tags=["Principals"])
 @router.get("", summary="Who does this key act for?")
 def retrieve(caller: Authenticated) -> PrincipalObject:
     """The principal behind the presented key, its department and its roles."""
-    return PrincipalObject.of(caller.principal)
+    with caller.anywhere() as session:
+        return PrincipalObject.of(caller.principal, email=members.own_email(session, caller.principal))

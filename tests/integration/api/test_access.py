@@ -1,6 +1,7 @@
 """Who may call what, and that a refusal is written down."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -242,3 +243,67 @@ def test_the_operator_makes_an_admins_key_only_while_no_admin_has_one(
         assert operator.post(keys, json=of_admin).status_code == 403
     with http(api_url, again) as admin:
         assert admin.get(keys).is_success
+
+
+def test_two_admins_who_remove_each_other_leave_one(make_department: Callable[[], Department]) -> None:
+    for _ in range(6):
+        department = make_department()
+        people = f"/organization/projects/{department.id}/users"
+        second = department.member("department_admin")
+        with department.http(department.admin) as one, department.http(second) as other, ThreadPoolExecutor(2) as both:
+            removing = both.submit(one.delete, f"{people}/{second.id}")
+            removed = both.submit(other.delete, f"{people}/{department.admin.id}")
+            assert 200 in {removing.result().status_code, removed.result().status_code}
+            codes = {one.get("/me").status_code, other.get("/me").status_code}
+            assert codes == {200, 401}
+
+
+def test_a_removed_person_is_nobody_here_and_gets_no_key(department: Department) -> None:
+    person = department.member("viewer")
+    base = f"/organization/projects/{department.id}"
+    with department.http(department.admin) as admin:
+        admin.delete(f"{base}/users/{person.id}").raise_for_status()
+        for call in (
+            admin.get(f"{base}/users/{person.id}"),
+            admin.delete(f"{base}/users/{person.id}"),
+            admin.post(f"{base}/api_keys", json={"user_id": person.id, "name": "late"}),
+            admin.get(f"/organization/users/{person.id}"),
+        ):
+            assert call.status_code == 404
+
+
+def test_reaching_for_another_department_is_refused_as_missing_and_written_down(
+    department: Department, make_department: Callable[[], Department], denials: Callable[[str], int]
+) -> None:
+    other, before = make_department(), denials("foreign_department")
+    with department.http() as trainer:
+        assert trainer.get(f"/organization/projects/{other.id}").status_code == 404
+        assert trainer.get("/files", headers={"OpenAI-Project": other.id}).status_code == 404
+    assert denials("foreign_department") == before + 2
+
+
+def test_a_robot_decides_nothing(department: Department) -> None:
+    accounts = f"/organization/projects/{department.id}/service_accounts"
+    with department.http(department.admin) as admin:
+        for role in ("approver", "department_admin"):
+            assert admin.post(accounts, json={"name": "robot", "roles": [role]}).status_code == 403
+
+
+@pytest.fixture
+def denials(auditor_key: str, api_url: str) -> Callable[[str], int]:
+    def counted(reason: str) -> int:
+        with http(api_url, auditor_key) as auditor:
+            found = auditor.get("/organization/audit_logs", params={"event_types[]": "access.denied", "limit": 100})
+            return sum(event["reason"] == reason for event in found.json()["data"])
+
+    return counted
+
+
+def test_the_trail_keeps_no_text_of_its_readers(department: Department, auditor_key: str, api_url: str) -> None:
+    with department.http() as trainer:
+        asked = {"event_types[]": ["Jane Doe <jane@acme.test>", "file.created"]}
+        assert trainer.get("/organization/audit_logs", params=asked).is_success
+    with http(api_url, auditor_key) as auditor:
+        queried = {"event_types[]": "audit.queried", "limit": 1}
+        (event,) = auditor.get("/organization/audit_logs", params=queried).json()["data"]
+    assert event["details"]["actions"] == ["file.created"]

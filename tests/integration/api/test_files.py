@@ -1,5 +1,7 @@
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -210,5 +212,41 @@ def test_deleting_a_file_erases_its_bytes_once_nothing_needs_them(
     assert added in contents().objects
     client.files.delete(second)
     assert contents().objects == before
+    # Asked again, by a client that got no answer, it is as deleted as before.
+    assert client.files.delete(second).deleted
     with pytest.raises(openai.NotFoundError):
-        client.files.delete(second)
+        client.files.retrieve(second)
+
+
+def test_bytes_uploaded_while_equal_ones_are_deleted_stay_readable(make_department: Callable[[], Department]) -> None:
+    department = make_department()
+    client = department.client()
+    with ThreadPoolExecutor(2) as both:
+        for salt in range(12):
+            doomed = department.upload(rows(2, salt=salt))
+            deleting = both.submit(client.files.delete, doomed)
+            kept = both.submit(department.upload, rows(2, salt=salt)).result()
+            deleting.result()
+            assert client.files.content(kept).read() == rows(2, salt=salt)
+
+
+def test_a_file_is_not_deleted_beside_the_submit_that_names_it(
+    make_department: Callable[[], Department], base_model: str
+) -> None:
+    department = make_department()
+    client = department.client()
+
+    def accepted(call: Callable[[], object]) -> bool:
+        try:
+            call()
+        except (openai.ConflictError, openai.BadRequestError):
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as both:
+        for salt in range(12):
+            file = department.upload(rows(2, salt=100 + salt))
+            deleting = both.submit(accepted, partial(client.files.delete, file))
+            submit = partial(client.fine_tuning.jobs.create, model=base_model, training_file=file)
+            submitting = both.submit(accepted, submit)
+            assert deleting.result() != submitting.result()

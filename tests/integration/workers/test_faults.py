@@ -195,3 +195,19 @@ def test_inputs_that_are_gone_fail_the_job(department: Any, fake: Any) -> None:
     department.erase_rows(job)
     assert department.worker(fake()).run_next()
     assert department.job(job).error["code"] == "artifact_missing"
+
+
+@pytest.mark.parametrize("give_up", ["release", "retry_or_fail"])
+def test_a_cancelled_job_does_not_go_back_to_the_queue(department: Any, *, give_up: str) -> None:
+    job = department.submit_queued()
+    with department.runtime.department(department.id) as session:
+        held = leases.claim(session, job, worker="w", lease_s=60)
+    department.cancel(job)
+    assert state_of(department, job) == JobState.RUNNING
+    with department.runtime.department(department.id) as session:
+        if give_up == "release":
+            leases.release(session, held)
+        else:
+            leases.retry_or_fail(session, held, leases.JobError("worker_crash", "It crashed."))
+    assert state_of(department, job) == JobState.CANCELLED
+    assert len(department.audited("job.cancelled")) == 1
