@@ -17,6 +17,8 @@ DEFAULT_BATCH_SIZE = 8
 DEFAULT_EPOCHS = 3
 DEFAULT_MAX_SEQ_LEN = 512
 CHECKPOINTS_PER_RUN = 10
+# Closer together they cost more than the steps they save.
+MIN_STEPS_BETWEEN_CHECKPOINTS = 20
 VALIDATIONS_PER_RUN = 4
 MAX_TOTAL_STEPS = 1_000_000
 
@@ -87,7 +89,9 @@ class LoraRequest(_Request):
         default=TooLong.REFUSE, description="Whether a row longer than `max_seq_len` refuses the job or is left out."
     )
     checkpoint_every_steps: Annotated[StrictInt, Field(ge=1)] | None = Field(
-        default=None, description=f"Steps between checkpoints; {CHECKPOINTS_PER_RUN} a run when left out."
+        default=None,
+        description=f"Steps between checkpoints; {CHECKPOINTS_PER_RUN} a run when left out,"
+        f" {MIN_STEPS_BETWEEN_CHECKPOINTS} steps apart at least.",
     )
     validate_every_steps: Annotated[StrictInt, Field(ge=0)] | None = Field(
         default=None, description="Steps between validations; 0 validates only after the last step."
@@ -194,7 +198,8 @@ def resolve(
         batch_size=batch_size,
         n_epochs=n_epochs,
         total_steps=total_steps,
-        checkpoint_every_steps=lora.checkpoint_every_steps or max(1, math.ceil(total_steps / CHECKPOINTS_PER_RUN)),
+        checkpoint_every_steps=lora.checkpoint_every_steps
+        or max(MIN_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total_steps / CHECKPOINTS_PER_RUN)),
         validate_every_steps=_validate_every(lora, total_steps, has_validation=validation is not None),
     )
 

@@ -34,11 +34,13 @@ def code_of(**fields: object) -> tuple[str, str | None]:
 
 def test_auto_becomes_numbers() -> None:
     spec = resolved()
-    # 100 rows in batches of 8 are 13 steps, three times; a twentieth of 39 steps warms up; 39 / 10, rounded up.
+    # 100 rows in batches of 8 are 13 steps, three times; a twentieth of 39 steps warms up; a tenth would be
+    # 4 steps, too few between checkpoints.
     assert (spec.batch_size, spec.n_epochs, spec.total_steps) == (8, 3, 39)
-    assert (spec.optimiser.warmup_steps, spec.checkpoint_every_steps, spec.validate_every_steps) == (1, 4, 0)
+    assert (spec.optimiser.warmup_steps, spec.checkpoint_every_steps, spec.validate_every_steps) == (1, 20, 0)
     assert (spec.method.lora_rank, spec.method.alpha, spec.data.max_seq_len) == (8, 16.0, 512)
     assert resolved(validation=True).validate_every_steps == 10
+    assert resolved(lora={"max_steps": 1000}).checkpoint_every_steps == 100
 
 
 def test_what_is_given_is_kept() -> None:
