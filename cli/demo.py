@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cli import adapters, base_models, demo_report, demo_rows, gguf, lineage
+from cli import adapters, base_models, demo_plot, demo_report, demo_rows, gguf, lineage
 from cli.connection import Connection, JsonObject, Query, Refused, Unreachable, translated
 from cli.demo_report import MIN_GAIN, DemoReport, DepartmentResult
 from cli.demo_rows import DepartmentRows
@@ -295,7 +295,9 @@ class Demo:
             departments=results, hardware=demo_report.hardware(), versions=versions, seconds_total=seconds_total
         )
         demo_report.write(whole, report)
-        self._say(f"Written to {report}.")
+        picture = report.with_suffix(".svg")
+        demo_plot.plot(whole, picture)
+        self._say(f"Written to {report}, drawn in {picture}.")
 
     def _say_how_to_reach(self, service: DemoService) -> None:
         file = service.directory / "endpoint.json"

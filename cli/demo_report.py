@@ -27,6 +27,8 @@ class DepartmentResult(Frozen):
     gain: float
     evaluation_rows: int
     labels: int
+    # (step, loss) of the training steps that the service told of.
+    losses: tuple[tuple[int, float], ...]
     first_loss: float
     final_loss: float
     validation_loss: float | None
@@ -63,6 +65,7 @@ def result_of(
         gain=round(after - before, 6),
         evaluation_rows=evaluation["adapter"]["rows"],
         labels=labels,
+        losses=tuple(sorted(job.losses.items())),
         first_loss=job.losses[min(job.losses)],
         final_loss=metrics["final_train_loss"],
         validation_loss=metrics["validation_loss"],

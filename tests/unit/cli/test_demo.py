@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli import demo_report
+from cli import demo_plot, demo_report
 from cli.demo import Demo, main
 from cli.demo_report import DepartmentResult
 from cli.demo_service import MARKER, DemoFailed, started
 
 RESULT = DepartmentResult(
     name="clinical-coding", model="ft:base:org:icd:1", job_id="ftjob-1", base_accuracy=0.17, adapter_accuracy=0.91,
-    gain=0.74, evaluation_rows=100, labels=10, first_loss=10.0, final_loss=0.3, validation_loss=0.1, train_s=171.0,
+    gain=0.74, evaluation_rows=100, labels=10, losses=((1, 10.0), (2, 0.3)),
+    first_loss=10.0, final_loss=0.3, validation_loss=0.1, train_s=171.0,
     evaluation_s=20.0, tokens_per_s=335.6, adapter_bytes=9_823_625, base_model_bytes=272_584_931,
     trainable_parameters=2_442_240, total_parameters=136_957_248,
 )  # fmt: skip
@@ -113,11 +114,20 @@ def test_the_result_can_be_pasted_as_markdown() -> None:
     )
 
 
+REPORT = demo_report.DemoReport(
+    departments=(RESULT,), hardware=demo_report.hardware(), versions={"torch": "2"}, seconds_total=1.0
+)
+
+
 def test_a_report_is_written_whole(tmp_path: Path) -> None:
-    report = demo_report.DemoReport(
-        departments=(RESULT,), hardware=demo_report.hardware(), versions={"torch": "2"}, seconds_total=1.0
-    )
-    demo_report.write(report, tmp_path / "demo-report.json")
+    demo_report.write(REPORT, tmp_path / "demo-report.json")
     assert [path.name for path in tmp_path.iterdir()] == ["demo-report.json"]
     read = demo_report.DemoReport.model_validate_json((tmp_path / "demo-report.json").read_bytes())
-    assert read == report
+    assert read == REPORT
+
+
+def test_a_report_is_drawn_as_a_curve_and_two_bars_a_department(tmp_path: Path) -> None:
+    demo_plot.plot(REPORT, tmp_path / "demo-report.svg")
+    drawn = (tmp_path / "demo-report.svg").read_text()
+    for said in ("clinical-coding", "17%", "91%", "optimiser step", "base model", "with adapter"):
+        assert f"<!-- {said} -->" in drawn
