@@ -307,3 +307,20 @@ def test_the_trail_keeps_no_text_of_its_readers(department: Department, auditor_
         queried = {"event_types[]": "audit.queried", "limit": 1}
         (event,) = auditor.get("/organization/audit_logs", params=queried).json()["data"]
     assert event["details"]["actions"] == ["file.created"]
+
+
+def test_own_acts_page_backwards_past_what_others_did(department: Department) -> None:
+    department.upload(rows(2, salt=1))
+    with department.http() as trainer, department.http(department.admin) as admin:
+        oldest = trainer.get("/organization/audit_logs", params={"event_types[]": "file.created"}).json()["last_id"]
+        for _ in range(6):
+            admin.get("/organization/audit_logs").raise_for_status()
+        for salt in (2, 3, 4):
+            department.upload(rows(2, salt=salt))
+        asked = {"event_types[]": "file.created", "before": oldest, "limit": 2}
+        page = trainer.get("/organization/audit_logs", params=asked).json()
+        # Three uploads, and two readings of the trail; the admin's six take no place of theirs.
+        unfiltered = trainer.get("/organization/audit_logs", params={"before": oldest, "limit": 5}).json()
+    assert (len(page["data"]), page["has_more"]) == (2, True)
+    assert (len(unfiltered["data"]), unfiltered["has_more"]) == (5, False)
+    assert {event["actor"]["api_key"]["user"]["id"] for event in unfiltered["data"]} == {department.trainer.id}
