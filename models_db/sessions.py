@@ -71,6 +71,11 @@ def _session(engine: Engine, opening: str, value: str | None) -> Iterator[Sessio
             yield session
 
 
+def take_lock(session: Session, name: str) -> None:
+    """Wait until nobody else's transaction holds the lock of that name; it is held until this one ends."""
+    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
 def enter_department(session: Session, department: UUID) -> None:
     """Turn a platform session's current transaction into a department's: for the one that creates it."""
     session.execute(text("SELECT set_config('app.department', :value, true)"), {"value": str(department)})

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from domain.access import Permission, Principal, require
@@ -14,6 +14,7 @@ from domain.refusals import FileInUse, NotFound
 from domain.rows import RowsReport
 from models_db.files import File
 from models_db.jobs import Job
+from models_db.sessions import take_lock
 from services import audit
 from services.cursors import known_cursor
 
@@ -125,6 +126,4 @@ def may_have_been_erased(session: Session, digest: Digest) -> bool:
 
 
 def _lock_bytes(session: Session, department: UUID | None, digest: Digest) -> None:
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"bytes {department} {digest}"}
-    )
+    take_lock(session, f"bytes {department} {digest}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from domain import ids
@@ -17,6 +17,7 @@ from domain.jobs import TERMINAL, JobState, check_transition
 from domain.refusals import Invalid, NotFound, OverQuota, UnknownFile
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent
+from models_db.sessions import take_lock
 from services import audit, base_models
 from services.cursors import known_cursor
 from services.doorbell import nudge
@@ -43,7 +44,8 @@ def submit(
     """
     require(principal, Permission.JOB_SUBMIT)
     request_sha256 = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
-    _serialise_submits(session, principal)
+    # Quota and repetition are decided on what is there: two submits of one department must not decide at once.
+    take_lock(session, f"submits of {principal.department}")
     if is_retry and (earlier := _earlier(session, principal, request_sha256)):
         return earlier
     _check_quota(session, limits)
@@ -93,13 +95,6 @@ def submit(
         details={"base_model_digest": spec.base_model_digest, "training_digest": spec.data.train},
     )
     return job
-
-
-def _serialise_submits(session: Session, principal: Principal) -> None:
-    # Quota and repetition are decided on what is there: two submits of one department must not decide at once.
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"{principal.department}"}
-    )
 
 
 def _earlier(session: Session, principal: Principal, request_sha256: str) -> Job | None:

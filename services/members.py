@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -11,6 +11,7 @@ from domain.access import Permission, Principal, PrincipalType, Role, parse_role
 from domain.audit import AuditEvent
 from domain.refusals import Denied, Invalid, NameTaken, NotFound, SeparationOfDuties
 from models_db.departments import ApiKey, Membership, User
+from models_db.sessions import take_lock
 from services import audit
 
 
@@ -139,9 +140,7 @@ def remove(session: Session, principal: Principal, user: UUID) -> None:
 
 def _one_at_a_time(session: Session, principal: Principal) -> None:
     # Who is the last admin is decided on what is there: two who remove each other must not decide at once.
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"members of {principal.department}"}
-    )
+    take_lock(session, f"members of {principal.department}")
 
 
 def _admins(session: Session) -> set[UUID]:
