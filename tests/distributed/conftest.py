@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from domain.plans import TrainPlan
-from engine.testing import tiny_rows, write_rows, write_tiny_base_model
+from tests.tiny_engine import tiny_rows, write_rows, write_tiny_base_model
 
 Launch = Callable[[TrainPlan, str], subprocess.Popen[str]]
 

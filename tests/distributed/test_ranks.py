@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from domain.plans import ControlRecord, FailureKind, Precision, RunFailure, RunReport, RunStopped, TrainPlan
 from domain.runs import LoraMethod, RunSpec
-from engine.testing import NO_DIGEST, tiny_plan, tiny_spec
+from tests.tiny_engine import NO_DIGEST, tiny_plan, tiny_spec
 
 Launch = Callable[[TrainPlan, str], subprocess.Popen[str]]
 

@@ -7,7 +7,7 @@ from domain.plans import Precision
 from engine.base_model import BaseModel, load_base_model
 from engine.chat import ChatTokenizer
 from engine.distributed import Ranks
-from engine.testing import write_tiny_base_model
+from tests.tiny_engine import write_tiny_base_model
 
 CPU = torch.device("cpu")
 

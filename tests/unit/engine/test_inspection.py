@@ -7,7 +7,7 @@ import pytest
 from domain.plans import InspectPlan
 from domain.runs import TooLong
 from engine.inspection import inspect_files
-from engine.testing import tiny_rows, write_rows, write_tiny_base_model
+from tests.tiny_engine import tiny_rows, write_rows, write_tiny_base_model
 
 
 @pytest.fixture

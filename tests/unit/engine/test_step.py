@@ -16,8 +16,8 @@ from engine.optimiser import build_optimiser
 from engine.randomness import seed_everything
 from engine.rows import load_rows
 from engine.step import Step, measure_loss, optimise
-from engine.testing import tiny_rows, write_rows
 from engine.tokenise import TokenisedRow
+from tests.tiny_engine import tiny_rows, write_rows
 
 IGNORE = -100
 

@@ -4,8 +4,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from engine.chat import BadChatTemplate, ChatTokenizer, Message
-from engine.testing import CHAT_TEMPLATE, write_tiny_base_model
 from engine.tokenise import Row, TokenisedRow, read_rows, tokenise
+from tests.tiny_engine import CHAT_TEMPLATE, write_tiny_base_model
 
 
 def conversation(*turns: tuple[str, str], unsupervised: frozenset[int] = frozenset()) -> Row:

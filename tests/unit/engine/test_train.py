@@ -14,8 +14,8 @@ from domain.runs import LoraMethod, RunSpec
 from engine import checkpoints, run
 from engine.checkpoints import COMPLETE
 from engine.distributed import Ranks
-from engine.testing import NO_DIGEST, tiny_plan, tiny_rows, tiny_spec, write_rows
 from engine.train import Training
+from tests.tiny_engine import NO_DIGEST, tiny_plan, tiny_rows, tiny_spec, write_rows
 
 DROPOUT = LoraMethod(lora_rank=4, dropout=0.2)
 
