@@ -43,12 +43,30 @@ def submit(
     by the same key within a minute then answers with the job already made.
     """
     require(principal, Permission.JOB_SUBMIT)
-    request_sha256 = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
     # Quota and repetition are decided on what is there: two submits of one department must not decide at once.
     take_lock(session, f"submits of {principal.department}")
-    if is_retry and (earlier := _earlier(session, principal, request_sha256)):
+    if is_retry and (earlier := _earlier(session, principal, _sha256_of(request))):
         return earlier
     _check_quota(session, limits)
+    job = _job_of(session, principal, request, seed=seed, max_total_steps=limits.max_total_steps)
+    session.add(job)
+    session.flush()
+    tell(session, job, "Created fine-tuning job.")
+    nudge(session, job)
+    files = [file for file in (job.training_file_id, job.validation_file_id, job.evaluation_file_id) if file]
+    audit.record(
+        session,
+        principal,
+        AuditEvent.JOB_SUBMITTED,
+        resource=("job", job.id),
+        refs=[*files, job.base_model_id],
+        details={"base_model_digest": job.spec["base_model_digest"], "training_digest": job.spec["data"]["train"]},
+    )
+    return job
+
+
+def _job_of(session: Session, principal: Principal, request: JobRequest, *, seed: int, max_total_steps: int) -> Job:
+    """The row of a request whose names have become digests. Raises what `resolve`, files and base models refuse."""
     base_model = base_models.get_ready(session, request.model)
     training = _rows_file(session, request.training_file, "training_file")
     validation = _optional_file(session, request.validation_file, "validation_file")
@@ -62,9 +80,9 @@ def submit(
         validation=_facts(validation) if validation else None,
         evaluation=_facts(evaluation) if evaluation else None,
         seed=seed if request.seed is None else request.seed,
-        max_total_steps=limits.max_total_steps,
+        max_total_steps=max_total_steps,
     )
-    job = Job(
+    return Job(
         department_id=principal.department,
         state=JobState.VALIDATING_FILES,
         base_model_id=base_model.id,
@@ -76,25 +94,15 @@ def submit(
         spec=spec.model_dump(mode="json"),
         hyperparameters=request.chosen_hyperparameters.model_dump(mode="json"),
         job_metadata=request.metadata or {},
-        request_sha256=request_sha256,
+        request_sha256=_sha256_of(request),
         submitted_by=principal.id,
         submitted_by_type=principal.type,
         submitted_key=principal.key_id,
     )
-    session.add(job)
-    session.flush()
-    tell(session, job, "Created fine-tuning job.")
-    nudge(session, job)
-    files = [file.id for file in (training, validation, evaluation) if file]
-    audit.record(
-        session,
-        principal,
-        AuditEvent.JOB_SUBMITTED,
-        resource=("job", job.id),
-        refs=[*files, base_model.id],
-        details={"base_model_digest": spec.base_model_digest, "training_digest": spec.data.train},
-    )
-    return job
+
+
+def _sha256_of(request: JobRequest) -> str:
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
 
 
 def _earlier(session: Session, principal: Principal, request_sha256: str) -> Job | None:
