@@ -22,9 +22,9 @@ The exit status says whether the process was healthy; the files say how each run
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from domain.digests import Digest
 from domain.frozen import Frozen
@@ -39,6 +39,26 @@ class Precision(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+    # With a loss scale a run, halved where a gradient overflows. For GPUs without bf16.
+    FP16 = "fp16"
+
+
+class Quantisation(StrEnum):
+    """How the frozen base is kept in memory, through bitsandbytes. Products are in `precision` all the same."""
+
+    NONE = "none"
+    # 4-bit NormalFloat with doubly quantised scales (Dettmers et al. 2023, arXiv:2305.14314).
+    NF4 = "nf4"
+    # LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339).
+    INT8 = "int8"
+
+
+class PathChoice(StrEnum):
+    """Which implementation computes: `auto` takes the fast one where it knows the base model and the methods."""
+
+    AUTO = "auto"
+    FAST = "fast"
+    GENERAL = "general"
 
 
 class Device(StrEnum):
@@ -56,8 +76,14 @@ class Compute(Frozen):
     threads_per_rank: Annotated[int, Field(ge=1)] = 1
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
-    # A micro-batch holds at most so many tokens, padding included (one row may exceed it alone).
-    micro_batch_tokens: Annotated[int, Field(ge=1)] = 1024
+    # A pass on one rank is filled to so many tokens, of one run or of several (one row may exceed it alone).
+    token_budget: Annotated[int, Field(ge=1)] = 1024
+    path: PathChoice = PathChoice.AUTO
+    quantisation: Quantisation = Quantisation.NONE
+    # Recompute each layer's activations in the backward pass instead of keeping them: a third more work.
+    activation_checkpointing: bool = False
+    # The best rate of matrix products measured on one rank, in FLOP/s: what `mfu` is a share of.
+    peak_flops: Annotated[float, Field(gt=0)] | None = None
     # A collective that waits longer than this fails on every rank: a peer is dead or hung.
     collective_timeout_s: Annotated[int, Field(ge=1)] = 600
 
@@ -109,6 +135,35 @@ class InspectPlan(Frozen):
     preview_rows: Annotated[int, Field(ge=0, le=20)] = 0
 
 
+class CalibratePlan(Frozen):
+    """`python -m engine calibrate`: measure this machine on inputs/base_model/. Holds no department's data."""
+
+    kind: Literal["calibrate"] = "calibrate"
+    compute: Compute
+
+
+class CalibratedPass(Frozen):
+    """The speed of training passes of one size, on one rank, with rows of a typical length."""
+
+    tokens: int
+    tokens_per_s: float
+
+
+class CalibrateReport(Frozen):
+    """out/report.json of `calibrate`.
+
+    token_budget: the smallest size of a pass within 5 % of the best speed. peak_flops: the best rate of matrix products
+    on one rank, in FLOP/s.
+    """
+
+    token_budget: Annotated[int, Field(ge=1)]
+    peak_flops: Annotated[float, Field(gt=0)]
+    passes: tuple[CalibratedPass, ...]
+    precision: Precision
+    device: Device
+    hardware: str
+
+
 class ProgressRecord(Frozen):
     """One line of progress.jsonl. Losses are in nats a supervised token; times in seconds.
 
@@ -129,14 +184,33 @@ class ProgressRecord(Frozen):
     # Tokens without padding, of all ranks, since the run began (a resumed run counts on).
     trained_tokens: Annotated[int, Field(ge=0)] | None = None
     tokens_per_s: float | None = None
+    # Wall time of the step; of the whole pass where several runs shared it.
+    step_s: float | None = None
+    # Model FLOP utilisation: needed operations a second over the peak measured on this machine, all ranks.
+    mfu: float | None = None
+    # Tokens multiplied for each token of the rows: 1 without padding.
+    padding_ratio: float | None = None
+    # The most a rank has held so far.
+    memory_bytes: Annotated[int, Field(ge=0)] | None = None
     eta_s: float | None = None
 
 
 class ControlRecord(Frozen):
-    """One line of control.jsonl. Both write a checkpoint at the next step boundary; `stop` then ends the run."""
+    """One line of control.jsonl, obeyed at the next step boundary.
 
-    op: Literal["stop", "checkpoint"]
+    `checkpoint` and `stop` write a checkpoint, and `stop` then ends the run. `join` adds a run to those in training:
+    its inputs are in place below inputs/<run>/, and `plan` says what it is.
+    """
+
+    op: Literal["stop", "checkpoint", "join"]
     run: RunId
+    plan: RunPlan | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.op == "join") != (self.plan is not None) or (self.plan and self.plan.run != self.run):
+            raise ValueError("`join` comes with the run's plan, and nothing else does")
+        return self
 
 
 class RunReport(Frozen):

@@ -26,20 +26,72 @@ class TooLong(StrEnum):
     SKIP = "skip"
 
 
+class LoraInit(StrEnum):
+    """How A and B begin. B A is zero in every case but PiSSA's, which takes it out of W."""
+
+    # A uniform in +-1/sqrt(in_features), as peft's default.
+    KAIMING = "kaiming"
+    # A normal with a deviation of 1/lora_rank, as peft's "gaussian".
+    GAUSSIAN = "gaussian"
+    # The principal singular vectors of W (Meng et al. 2024, arXiv:2404.02948).
+    PISSA = "pissa"
+    # The principal directions of a layer's inputs on the run's own rows (Paischer et al. 2024, arXiv:2410.07170).
+    EVA = "eva"
+
+
+class LoraBias(StrEnum):
+    """Which biases of the base are trained beside the factors."""
+
+    NONE = "none"
+    # Those of the adapted layers.
+    LORA_ONLY = "lora_only"
+    ALL = "all"
+
+
+Rank = Annotated[int, Field(ge=1, le=MAX_LORA_RANK)]
+Alpha = Annotated[float, Field(gt=0, le=4096)]
+
+
 class LoraMethod(Frozen):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685): W + (scale) B A, with W frozen.
 
     The scale is alpha / lora_rank, or alpha / sqrt(lora_rank) with `use_rslora`
-    (Kalajdzievski 2023, arXiv:2312.03732).
+    (Kalajdzievski 2023, arXiv:2312.03732). `use_dora` trains the columns' magnitudes apart from their directions
+    (Liu et al. 2024, arXiv:2402.09353). The patterns replace rank and alpha of the layers whose name ends in a key,
+    read as peft reads them: as a regular expression after a dot or from the beginning.
     """
 
     type: Literal["lora"] = "lora"
-    lora_rank: Annotated[int, Field(ge=1, le=MAX_LORA_RANK)] = 8
-    alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
+    lora_rank: Rank = 8
+    alpha: Alpha = 16.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # "all-linear" is every linear layer but the output head, as peft defines it.
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     use_rslora: bool = False
+    use_dora: bool = False
+    init: LoraInit = LoraInit.KAIMING
+    bias: LoraBias = LoraBias.NONE
+    rank_pattern: dict[str, Rank] = Field(default_factory=dict)
+    alpha_pattern: dict[str, Alpha] = Field(default_factory=dict)
+
+
+class FullMethod(Frozen):
+    """Every weight of the base is trained: what adapters are compared with. The result is a model, not an adapter."""
+
+    type: Literal["full"] = "full"
+
+
+class BottleneckMethod(Frozen):
+    """A small network behind every attention and feed-forward block (Houlsby et al. 2019, arXiv:1902.00751).
+
+    h + up(gelu(down(h))), `up` zero at the beginning. For comparison: servers of LoRA adapters cannot load it.
+    """
+
+    type: Literal["bottleneck"] = "bottleneck"
+    width: Annotated[int, Field(ge=1, le=4096)] = 64
+
+
+Method = Annotated[LoraMethod | FullMethod | BottleneckMethod, Field(discriminator="type")]
 
 
 class Optimiser(Frozen):
@@ -76,7 +128,7 @@ class RunSpec(Frozen):
 
     base_model: str
     base_model_digest: Digest
-    method: LoraMethod
+    method: Method
     optimiser: Optimiser
     data: RunData
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -86,3 +138,10 @@ class RunSpec(Frozen):
     checkpoint_every_steps: Annotated[int, Field(ge=1)]
     # 0 validates only after the last step.
     validate_every_steps: Annotated[int, Field(ge=0)]
+
+    @property
+    def lora(self) -> LoraMethod:
+        """The method of a job's run: the service grafts adapters; the other methods are the engine's, to compare."""
+        if not isinstance(self.method, LoraMethod):
+            raise TypeError(f"{self.method.type} makes no adapter")
+        return self.method

@@ -24,9 +24,9 @@ class MicroBatch:
     Rows are padded on the right, so no attention mask is needed: a real token never attends to what follows it.
     """
 
-    ids_BT: torch.Tensor  # noqa: N815 - shape suffix
-    selected_R: torch.Tensor  # noqa: N815 - shape suffix
-    targets_R: torch.Tensor  # noqa: N815 - shape suffix
+    ids_BT: torch.Tensor
+    selected_R: torch.Tensor
+    targets_R: torch.Tensor
 
 
 def rows_of_step(step: int, rows: int, *, batch_size: int, seed: int) -> list[int]:

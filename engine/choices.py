@@ -136,9 +136,9 @@ class _Laid(NamedTuple):
     places: where the rests' tokens are predicted, rest by rest.
     """
 
-    ids_T: torch.Tensor  # noqa: N815 - shape suffix
-    positions_T: torch.Tensor  # noqa: N815 - shape suffix
-    sees_TT: torch.Tensor  # noqa: N815 - shape suffix
+    ids_T: torch.Tensor
+    positions_T: torch.Tensor
+    sees_TT: torch.Tensor
     places: list[int]
 
 

@@ -68,7 +68,7 @@ class Evaluating:
                 loaded.base,
                 [tokenised for _, tokenised in rows],
                 ranks=self._ranks,
-                micro_batch_tokens=self._compute.micro_batch_tokens,
+                token_budget=self._compute.token_budget,
             )
             with_choices = [row for row, _ in rows if row.choices]
             right = self._count_right(item, with_choices, network, loaded)
@@ -90,7 +90,7 @@ class Evaluating:
         """How often the likeliest choice is the right one, each rank asking about its share of the rows."""
         costs = [sum(len(choice) for choice in row.choices) for row in rows]
         mine = [rows[place] for place in deal(costs, self._ranks.world_size)[self._ranks.rank]]
-        budget, right = MEASURING_FACTOR * self._compute.micro_batch_tokens, 0
+        budget, right = MEASURING_FACTOR * self._compute.token_budget, 0
         with Progress(self._out / "progress.jsonl", item.evaluation, len(rows), writes=self._ranks.leads) as progress:
             for begin in range(0, len(mine), ROWS_AT_ONCE):
                 asked = mine[begin : begin + ROWS_AT_ONCE]

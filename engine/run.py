@@ -69,7 +69,7 @@ class Run:
         base.attend_to(max(len(row.ids) for row in rows.train))
         # The same weights on every rank, then draws of its own for dropout.
         seed_everything(spec.seed)
-        with adapter_on(base, spec.method) as adapter:
+        with adapter_on(base, spec.lora) as adapter:
             network = ranks.share_gradients(adapter.network)
             network.train()
             fix_reduction_order(network, base)
@@ -121,7 +121,7 @@ class Run:
         }
 
     def _step(self) -> Step:
-        return Step(self.network, self.base, self.optimiser, self.ranks, self.compute.micro_batch_tokens)
+        return Step(self.network, self.base, self.optimiser, self.ranks, self.compute.token_budget)
 
     def _tokens_per_s(self) -> float:
         tokens, seconds = self._begun
@@ -134,7 +134,7 @@ class Run:
             self.base,
             self.rows.validation,
             ranks=self.ranks,
-            micro_batch_tokens=self.compute.micro_batch_tokens,
+            token_budget=self.compute.token_budget,
         )
         return {"step": self.step, "loss": measure.loss, "token_accuracy": measure.token_accuracy}
 

@@ -43,7 +43,7 @@ class Step:
     base: BaseModel
     optimiser: torch.optim.Optimizer
     ranks: Ranks
-    micro_batch_tokens: int
+    token_budget: int
 
 
 def optimise(step: Step, batch: Sequence[TokenisedRow], *, clip_norm: float) -> Stepped:
@@ -54,7 +54,7 @@ def optimise(step: Step, batch: Sequence[TokenisedRow], *, clip_norm: float) -> 
     """
     ranks = step.ranks
     supervised_tokens = sum(row.supervised_tokens for row in batch)
-    mine = portions(share_of(batch, ranks.rank, ranks.world_size), step.micro_batch_tokens)
+    mine = portions(share_of(batch, ranks.rank, ranks.world_size), step.token_budget)
     # DDP averages gradients over the ranks. The loss is a mean over all ranks' tokens, so its sum is wanted.
     scale = ranks.world_size / supervised_tokens
     step.optimiser.zero_grad(set_to_none=True)
@@ -83,13 +83,13 @@ def _backward(step: Step, portion: Sequence[TokenisedRow], scale: float) -> tupl
 
 
 def measure_loss(
-    network: nn.Module, base: BaseModel, rows: Sequence[TokenisedRow], *, ranks: Ranks, micro_batch_tokens: int
+    network: nn.Module, base: BaseModel, rows: Sequence[TokenisedRow], *, ranks: Ranks, token_budget: int
 ) -> Measure:
     """The mean loss over rows, without dropout. Collective.
 
     `network` is not DDP's wrapper: the ranks may run unequally often.
     """
-    mine = portions(share_of(rows, ranks.rank, ranks.world_size), MEASURING_FACTOR * micro_batch_tokens)
+    mine = portions(share_of(rows, ranks.rank, ranks.world_size), MEASURING_FACTOR * token_budget)
     summed = correct = 0.0
     trained = network.training
     network.eval()

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     threads_per_rank: Annotated[int, Field(ge=1)] = 1
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
-    micro_batch_tokens: Annotated[int, Field(ge=1)] = Field(
+    token_budget: Annotated[int, Field(ge=1)] = Field(
         default=1024, description="Tokens of a micro-batch, padding included."
     )
 

@@ -141,7 +141,7 @@ def tiny_plan(
         world_size=world_size,
         device=Device.CPU,
         precision=precision,
-        micro_batch_tokens=64,
+        token_budget=64,
         collective_timeout_s=60,
     )
     return TrainPlan(compute=compute, runs=(RunPlan(run="run", spec=spec, resume_step=resume_step),))

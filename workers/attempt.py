@@ -84,7 +84,7 @@ class Attempt:
             threads_per_rank=settings.threads_per_rank,
             device=settings.device,
             precision=settings.precision,
-            micro_batch_tokens=settings.micro_batch_tokens,
+            token_budget=settings.token_budget,
         )
 
     def _uploads(self, report: ProgressReport, resume: ResumePoint | None) -> CheckpointUploads:

@@ -63,13 +63,14 @@ class LoraObject(Shape):
     @classmethod
     def of(cls, spec: RunSpec) -> "LoraObject":
         """From the frozen specification."""
-        targets = spec.method.target_modules
+        method = spec.lora
+        targets = method.target_modules
         return cls(
-            rank=spec.method.lora_rank,
-            alpha=spec.method.alpha,
-            dropout=spec.method.dropout,
+            rank=method.lora_rank,
+            alpha=method.alpha,
+            dropout=method.dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
-            use_rslora=spec.method.use_rslora,
+            use_rslora=method.use_rslora,
             learning_rate=spec.optimiser.learning_rate,
             weight_decay=spec.optimiser.weight_decay,
             clip_norm=spec.optimiser.clip_norm,

@@ -35,7 +35,7 @@ def test_a_killed_workers_job_goes_on_from_its_checkpoint(
     wait_for(lambda: swept_back(department, job), within_s=LEASE_S + 5, what="the sweeper takes the job back")
     reached = max(checkpoint.step for checkpoint in department.checkpoints(job))
     # This one would compute otherwise, with which the checkpoint does not agree: it takes over how the run began.
-    assert department.worker(micro_batch_tokens=64).run_next()
+    assert department.worker(token_budget=64).run_next()
 
     assert state_of(department, job) == JobState.SUCCEEDED
     assert department.audited("checkpoint.rejected") == []

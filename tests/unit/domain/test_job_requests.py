@@ -38,7 +38,7 @@ def test_auto_becomes_numbers() -> None:
     # 4 steps, too few between checkpoints.
     assert (spec.batch_size, spec.n_epochs, spec.total_steps) == (8, 3, 39)
     assert (spec.optimiser.warmup_steps, spec.checkpoint_every_steps, spec.validate_every_steps) == (1, 20, 0)
-    assert (spec.method.lora_rank, spec.method.alpha, spec.data.max_seq_len) == (8, 16.0, 512)
+    assert (spec.lora.lora_rank, spec.lora.alpha, spec.data.max_seq_len) == (8, 16.0, 512)
     assert resolved(validation=True).validate_every_steps == 10
     assert resolved(lora={"max_steps": 1000}).checkpoint_every_steps == 100
 
@@ -49,7 +49,7 @@ def test_what_is_given_is_kept() -> None:
         lora={"rank": 4, "alpha": 3, "target_modules": ["q_proj", "q_proj"], "max_seq_len": 64, "clip_norm": 0},
     )
     assert (spec.batch_size, spec.total_steps, spec.optimiser.learning_rate) == (10, 20, pytest.approx(5e-4))
-    assert (spec.method.lora_rank, spec.method.alpha, spec.method.target_modules) == (4, 3.0, ("q_proj",))
+    assert (spec.lora.lora_rank, spec.lora.alpha, spec.lora.target_modules) == (4, 3.0, ("q_proj",))
     assert (spec.data.max_seq_len, spec.optimiser.clip_norm) == (64, 0)
 
 

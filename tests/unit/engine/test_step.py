@@ -28,9 +28,9 @@ def rows(chat: ChatTokenizer, tmp_path: Path) -> list[TokenisedRow]:
     return load_rows(tmp_path / "rows.jsonl", chat, 256, TooLong.REFUSE)[0]
 
 
-def step_with(adapter: Adapter, base: BaseModel, ranks: Ranks, *, micro_batch_tokens: int = 1000) -> Step:
+def step_with(adapter: Adapter, base: BaseModel, ranks: Ranks, *, token_budget: int = 1000) -> Step:
     optimiser = build_optimiser(adapter.parameters.values(), Optimiser(learning_rate=1e-2))
-    return Step(adapter.network, base, optimiser, ranks, micro_batch_tokens)
+    return Step(adapter.network, base, optimiser, ranks, token_budget)
 
 
 def reference_loss(base: BaseModel, rows: list[TokenisedRow]) -> torch.Tensor:
@@ -57,7 +57,7 @@ def test_micro_batches_add_up_to_the_gradient_of_the_mean(
     with adapter_on(base, LoraMethod(lora_rank=4)) as adapter:
         (reference_loss(base, rows) / sum(row.supervised_tokens for row in rows)).backward()
         expected = {name: weight.grad for name, weight in adapter.parameters.items()}
-        step = step_with(adapter, base, one_rank, micro_batch_tokens=40)
+        step = step_with(adapter, base, one_rank, token_budget=40)
         step.optimiser.step = lambda: None
         optimise(step, rows, clip_norm=0)
         for name, weight in adapter.parameters.items():
@@ -84,7 +84,7 @@ def test_measuring_uses_no_dropout_and_leaves_the_network_training(
         adapter.network.train()
         optimise(step, rows, clip_norm=1)
         first, again = (
-            measure_loss(adapter.network, base, rows, ranks=one_rank, micro_batch_tokens=tokens) for tokens in (9, 999)
+            measure_loss(adapter.network, base, rows, ranks=one_rank, token_budget=tokens) for tokens in (9, 999)
         )
         assert first.loss == pytest.approx(again.loss, rel=1e-5)
         assert adapter.network.training
