@@ -173,7 +173,7 @@ def read_adapter(folder: Path, linears: Mapping[str, LinearShape], device: torch
     found = {name: tuple(tensor.shape) for name, tensor in weights.items() if not name.endswith(BIAS)}
     if found != expected:
         raise BadData("The adapter's weights do not fit its configuration or the base model.")
-    # In the order in which a fresh adapter has them.
+    # Factors in the order in which a fresh adapter has them, then biases.
     names = [*expected, *(name for name in weights if name not in expected)]
     return Adapter(method, {name: weights[name].to(device) for name in names}, sites=sites)
 
