@@ -1,0 +1,193 @@
+"""The adapters of a pass: what they add to each group of linear layers, and their gradients.
+
+A run's sites in one group are stacked, their A one above another and their B likewise in blocks beside zeros, so that
+a run costs a group two thin products forward and four backward, whatever its ranks and targets.
+
+Shapes: T tokens of the whole stream, t of one run, P parameters of a run, R ranks of all its sites in a group,
+r of one site, I in_features, O out_features of the whole group.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from domain.runs import LoraBias, LoraMethod, Method
+from engine.adapter import Adapter, LoraSite
+from engine.decoder.shape import LinearPlace
+from engine.stream import Part, Segment, derive_seed
+
+
+def handles(method: Method) -> bool:
+    """Whether this path can train with a method: LoRA without DoRA and without trained biases."""
+    return isinstance(method, LoraMethod) and not method.use_dora and method.bias is LoraBias.NONE
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """The masks of one site: the same whenever they are drawn again in a pass, and those of no other run."""
+
+    share: float
+    seed: int
+
+    def applied(self, x_tI: torch.Tensor) -> torch.Tensor:
+        """The numbers with a share of its numbers zero and the others scaled up, as nn.Dropout does."""
+        generator = torch.Generator(x_tI.device).manual_seed(self.seed)
+        kept_tI = torch.empty_like(x_tI).bernoulli_(1 - self.share, generator=generator)
+        return x_tI * kept_tI.div_(1 - self.share)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One site's place in a stack: its rows among R, its columns among O."""
+
+    site: LoraSite
+    ranks: slice
+    outputs: slice
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A run's sites of one group in one layer; A_RI and B_RO in the products' number format, B_RO scaled.
+
+    `blocks` are the trained ones. PiSSA's start has rows as well, which have no gradient. With dropout there is one
+    stack a site, for each site has a mask of its own.
+    """
+
+    segment: Segment
+    blocks: tuple[Block, ...]
+    A_RI: torch.Tensor
+    B_RO: torch.Tensor
+    dropout: Dropout | None
+
+    def dropped(self, x_tI: torch.Tensor) -> torch.Tensor:
+        """An input, or a gradient of one, with the run's dropout."""
+        return self.dropout.applied(x_tI) if self.dropout else x_tI
+
+
+@dataclass
+class Adapted:
+    """All runs' stacks on one group. `thin` is what the forward pass leaves to the backward one: A x, then its d."""
+
+    stacks: Sequence[Stack]
+    thin: list[torch.Tensor]
+
+    def forward(self, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
+        """Add to y what the adapters give for x."""
+        self.thin = []
+        for stack in self.stacks:
+            tokens = slice(stack.segment.begin, stack.segment.end)
+            thin_tR = stack.dropped(x_TI[tokens]) @ stack.A_RI.t()
+            y_TO[tokens].addmm_(thin_tR, stack.B_RO)
+            self.thin.append(thin_tR)
+
+    def backward(self, dy_TO: torch.Tensor, dx_TI: torch.Tensor | None) -> None:
+        """Add the gradients of B to the adapters', and to dx what goes through them."""
+        for number, stack in enumerate(self.stacks):
+            tokens = slice(stack.segment.begin, stack.segment.end)
+            dy_tO = dy_TO[tokens]
+            gradient_RO = self.thin[number].t() @ dy_tO
+            for block in stack.blocks:
+                of_block = gradient_RO[block.ranks, block.outputs].t()
+                block.site.B_grad_OR.add_(of_block, alpha=block.site.scale)
+            self.thin[number] = dthin_tR = dy_tO @ stack.B_RO.t()
+            if dx_TI is not None and stack.dropout:
+                dx_TI[tokens] += stack.dropped(dthin_tR @ stack.A_RI)
+            elif dx_TI is not None:
+                dx_TI[tokens].addmm_(dthin_tR, stack.A_RI)
+
+    def finish(self, x_TI: torch.Tensor) -> None:
+        """Add the gradients of A to the adapters'. Apart, for x is made again only after its gradient is known."""
+        for stack, dthin_tR in zip(self.stacks, self.thin, strict=True):
+            gradient_RI = dthin_tR.t() @ stack.dropped(x_TI[stack.segment.begin : stack.segment.end])
+            for block in stack.blocks:
+                block.site.A_grad_RI.add_(gradient_RI[block.ranks])
+        self.thin = []
+
+
+class Adapters:
+    """The adapters of all parts of a pass, by layer and group. `lowest_layer` is the first that has any."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        segments: Sequence[Segment],
+        places: Mapping[str, LinearPlace],
+        dtype: torch.dtype,
+        *,
+        training: bool,
+    ) -> None:
+        """Cast every master once. Raises ValueError for a method this path does not handle."""
+        self._stacks: dict[tuple[int, str], list[Stack]] = {}
+        for part, segment in zip(parts, segments, strict=True):
+            if part.adapter is not None and segment.begin < segment.end:
+                builder = _Builder(part.adapter, segment, places, dtype, seed=part.seed if training else None)
+                for key, stacks in builder.stacks().items():
+                    self._stacks.setdefault(key, []).extend(stacks)
+        self.lowest_layer = min((layer for layer, _ in self._stacks), default=None)
+
+    def on(self, layer: int, group: str) -> Adapted:
+        """Those on one group of linear layers, before their forward pass."""
+        return Adapted(self._stacks.get((layer, group), ()), [])
+
+
+class _Builder:
+    """Stacks the sites of one run."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        segment: Segment,
+        places: Mapping[str, LinearPlace],
+        dtype: torch.dtype,
+        *,
+        seed: int | None,
+    ) -> None:
+        if not isinstance(adapter.method, LoraMethod) or not handles(adapter.method):
+            raise ValueError(f"the fast path cannot compute {adapter.method!r}")
+        self._adapter, self._segment, self._places = adapter, segment, places
+        self._low_P = adapter.masters_P.detach().to(dtype)
+        self._seed, self._dropout = seed, adapter.method.dropout
+
+    def stacks(self) -> dict[tuple[int, str], list[Stack]]:
+        """By layer and group."""
+        groups: dict[tuple[int, str], list[tuple[int, LoraSite]]] = {}
+        for number, site in enumerate(self._adapter.sites):
+            place = self._places[site.linear]
+            groups.setdefault((place.layer, place.group), []).append((number, site))
+        if self._seed is None or not self._dropout:
+            return {key: [self._stack([site for _, site in sites], None)] for key, sites in groups.items()}
+        return {
+            key: [
+                self._stack([site], Dropout(self._dropout, derive_seed(self._seed, number))) for number, site in sites
+            ]
+            for key, sites in groups.items()
+        }
+
+    def _stack(self, sites: Sequence[LoraSite], dropout: Dropout | None) -> Stack:
+        rows_RI: list[torch.Tensor] = []
+        columns_RO: list[tuple[slice, torch.Tensor]] = []
+        blocks: list[Block] = []
+        ranks = 0
+
+        for site in sites:
+            outputs = self._places[site.linear].outputs
+            blocks.append(Block(site, slice(ranks, ranks + site.rank), outputs))
+            rows_RI.append(self._low(site.A_RI))
+            columns_RO.append((outputs, site.B_OR.t() * site.scale))
+            ranks += site.rank
+        for site in sites:
+            if site.start_A_RI is not None and site.start_B_OR is not None:
+                rows_RI.append(site.start_A_RI.to(self._low_P.dtype))
+                columns_RO.append((self._places[site.linear].outputs, site.start_B_OR.t() * -site.scale))
+        A_RI = rows_RI[0] if len(rows_RI) == 1 else torch.cat(rows_RI)
+        B_RO = self._low_P.new_zeros(len(A_RI), self._places[sites[0].linear].group_out_features)
+        first = 0
+        for outputs, scaled_rO in columns_RO:
+            B_RO[first : first + len(scaled_rO), outputs] = scaled_rO
+            first += len(scaled_rO)
+        return Stack(self._segment, tuple(blocks), A_RI, B_RO, dropout)
+
+    def _low(self, master: torch.Tensor) -> torch.Tensor:
+        begin = master.storage_offset() - self._adapter.masters_P.storage_offset()
+        return self._low_P[begin : begin + master.numel()].view(master.shape)
