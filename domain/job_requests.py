@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
@@ -9,8 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from domain.adapters import check_name
 from domain.base_models import BaseModelFacts
 from domain.digests import Digest
+from domain.layer_patterns import FORM, MAX_KEY_CHARACTERS, MAX_KEYS, LayerPattern, read_key
 from domain.refusals import ConflictingFields, ExceedsBaseModel, Invalid, JobTooLarge, OutOfRange, UnknownTargetModule
-from domain.runs import MAX_LORA_RANK, LoraMethod, Optimiser, RunData, RunSpec, Schedule, TooLong
+from domain.runs import (
+    MAX_LORA_RANK,
+    LoraBias,
+    LoraInit,
+    LoraMethod,
+    Optimiser,
+    RunData,
+    RunSpec,
+    Schedule,
+    TooLong,
+)
 
 Auto = Literal["auto"]
 DEFAULT_BATCH_SIZE = 8
@@ -21,6 +33,15 @@ CHECKPOINTS_PER_RUN = 10
 MIN_STEPS_BETWEEN_CHECKPOINTS = 20
 VALIDATIONS_PER_RUN = 4
 MAX_TOTAL_STEPS = 1_000_000
+# PiSSA takes its start out of the base again: the finished adapter has up to twice the rank, and that must be legal.
+MAX_PISSA_RANK = MAX_LORA_RANK // 2
+# EVA looks for a rank's directions in a sketch of so many times the rank, which the layer's input must hold.
+EVA_SKETCH = 2
+_MAX_SHOWN_CHARACTERS = 64
+
+Rank = Annotated[StrictInt, Field(ge=1, le=MAX_LORA_RANK)]
+Alpha = Annotated[StrictInt | StrictFloat, Field(gt=0, le=4096)]
+PatternKey = Annotated[StrictStr, Field(min_length=1, max_length=MAX_KEY_CHARACTERS)]
 
 
 class _Request(BaseModel):
@@ -57,10 +78,8 @@ class Method(_Request):
 class LoraRequest(_Request):
     """Ours, through the client's `extra_body={"lora": {...}}`. What is left out is chosen."""
 
-    rank: Annotated[StrictInt, Field(ge=1, le=MAX_LORA_RANK)] = Field(default=8, description="LoRA rank.")
-    alpha: Annotated[StrictInt | StrictFloat, Field(gt=0, le=4096)] | None = Field(
-        default=None, description="Scale of the adapter; twice the rank when left out."
-    )
+    rank: Rank = Field(default=8, description="LoRA rank.")
+    alpha: Alpha | None = Field(default=None, description="Scale of the adapter; twice the rank when left out.")
     dropout: Annotated[StrictInt | StrictFloat, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Share of the adapter's inputs left out in training."
     )
@@ -68,6 +87,29 @@ class LoraRequest(_Request):
         default="all-linear", description="Layers to adapt, by the last part of their names."
     )
     use_rslora: StrictBool = Field(default=False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.")
+    use_dora: StrictBool = Field(
+        default=False,
+        description="DoRA: train the length of each row of a weight apart from its direction. vLLM does not load it.",
+    )
+    init: LoraInit = Field(
+        default=LoraInit.KAIMING,
+        description="How the factors begin: `kaiming` or `gaussian` at random; `pissa` as the principal part of the"
+        " weight, for ranks to 128, and the finished adapter has up to twice the rank; `eva` along the principal"
+        " directions of what the training rows bring to each layer.",
+    )
+    bias: LoraBias = Field(
+        default=LoraBias.NONE,
+        description="Biases of the base that are trained too: `none`, `lora_only` for those of adapted layers, or"
+        " `all`. A base model without biases trains none. vLLM does not load them.",
+    )
+    rank_pattern: Annotated[dict[PatternKey, Rank], Field(max_length=MAX_KEYS)] = Field(
+        default_factory=dict,
+        description=f"Ranks of single layers, in place of `rank`. {FORM} No two keys may name the same layer.",
+    )
+    alpha_pattern: Annotated[dict[PatternKey, Alpha], Field(max_length=MAX_KEYS)] = Field(
+        default_factory=dict,
+        description="Alphas of single layers, in place of `alpha`; keys as in `rank_pattern`.",
+    )
     learning_rate: Annotated[StrictInt | StrictFloat, Field(gt=0, le=1)] | None = Field(
         default=None, description="Peak learning rate; excludes `learning_rate_multiplier`."
     )
@@ -243,22 +285,85 @@ def _method(lora: LoraRequest, facts: BaseModelFacts) -> LoraMethod:
     targets = lora.target_modules
     if targets != "all-linear":
         for name in targets:
-            _check_target(name, facts)
+            _check_target(name, facts, param="lora.target_modules")
+    _check_pattern(lora.rank_pattern, lora, facts, param="lora.rank_pattern")
+    _check_pattern(lora.alpha_pattern, lora, facts, param="lora.alpha_pattern")
+    _check_start(lora, facts)
     return LoraMethod(
         lora_rank=lora.rank,
         alpha=float(2 * lora.rank if lora.alpha is None else lora.alpha),
         dropout=float(lora.dropout),
         target_modules=targets if targets == "all-linear" else tuple(dict.fromkeys(targets)),
         use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        init=lora.init,
+        bias=lora.bias,
+        rank_pattern=lora.rank_pattern,
+        alpha_pattern={key: float(alpha) for key, alpha in lora.alpha_pattern.items()},
     )
 
 
-def _check_target(name: str, facts: BaseModelFacts) -> None:
+def _check_target(name: str, facts: BaseModelFacts, *, param: str) -> None:
     if name in facts.linear_modules:
         return
     close = difflib.get_close_matches(name, facts.linear_modules, n=1)
     hint = f" Did you mean {close[0]}?" if close else f" It has: {', '.join(facts.linear_modules)}."
-    raise UnknownTargetModule(f"The base model has no such linear layer.{hint}", param="lora.target_modules")
+    raise UnknownTargetModule(f"The base model has no such linear layer.{hint}", param=param)
+
+
+def _check_pattern(pattern: Mapping[str, float], lora: LoraRequest, facts: BaseModelFacts, *, param: str) -> None:
+    """Refuse a key that names no adapted layer, as far as the last parts of layers' names and their number tell.
+
+    The engine, which knows the whole names, refuses the others before the first step.
+    """
+    read: dict[str, LayerPattern] = {}
+    for key in pattern:
+        found, place = read_key(key), f"{param}.{_shown(key)}"
+        if found is None:
+            raise Invalid(FORM, param=place)
+        _check_key(found, lora, facts, param=place)
+        for other, known in read.items():
+            if known.meets(found):
+                raise ConflictingFields(f"The key `{_shown(other)}` may name the same layer.", param=place)
+        read[key] = found
+
+
+def _shown(key: str) -> str:
+    # A key is the caller's own invention: it is shown, but not at any length.
+    return key[:_MAX_SHOWN_CHARACTERS]
+
+
+def _check_key(key: LayerPattern, lora: LoraRequest, facts: BaseModelFacts, *, param: str) -> None:
+    for module in sorted(key.modules) or [""]:
+        _check_target(module, facts, param=param)
+        if lora.target_modules != "all-linear" and module not in lora.target_modules:
+            raise ConflictingFields(f"`lora.target_modules` adapts no {module}.", param=param)
+    if any(number >= facts.num_hidden_layers for number in key.layer_numbers):
+        raise UnknownTargetModule(
+            f"The base model's layers are numbered from 0 to {facts.num_hidden_layers - 1}.", param=param
+        )
+
+
+def _check_start(lora: LoraRequest, facts: BaseModelFacts) -> None:
+    """Refuse what the factors' start cannot do on any base model, or on one of this width."""
+    if lora.init is LoraInit.PISSA and lora.dropout:
+        # Not noise on an adapter that is still zero, but the base's own principal part, left out at random.
+        raise ConflictingFields("PiSSA begins with the base model's weights: give no dropout.", param="lora.dropout")
+    most = _largest_rank(lora, facts)
+    patterns = [(f"lora.rank_pattern.{_shown(key)}", rank) for key, rank in lora.rank_pattern.items()]
+    for param, rank in [("lora.rank", lora.rank), *patterns]:
+        if rank > most:
+            raise OutOfRange(f"With `init` {lora.init} this base model's layers take ranks to {most}.", param=param)
+
+
+def _largest_rank(lora: LoraRequest, facts: BaseModelFacts) -> int:
+    if lora.init is LoraInit.PISSA:
+        # A layer's weight has the model's width on one side.
+        return min(MAX_PISSA_RANK, facts.hidden_size)
+    if lora.init is LoraInit.EVA and lora.target_modules == "all-linear":
+        # Some of all layers have the model's width as their input.
+        return facts.hidden_size // EVA_SKETCH
+    return MAX_LORA_RANK
 
 
 def _max_seq_len(lora: LoraRequest, facts: BaseModelFacts) -> int:

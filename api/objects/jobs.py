@@ -49,6 +49,11 @@ class LoraObject(Shape):
     dropout: float = Field(description="Share of the adapter's inputs left out in training.")
     target_modules: str | list[str] = Field(description="Adapted layers; `all-linear` for all but the output head.")
     use_rslora: bool = Field(description="Whether the scale is alpha / sqrt(rank) instead of alpha / rank.")
+    use_dora: bool = Field(description="Whether the lengths of the weights' rows are trained apart (DoRA).")
+    init: str = Field(description="How the factors began: `kaiming`, `gaussian`, `pissa` or `eva`.")
+    bias: str = Field(description="Biases of the base that are trained too: `none`, `lora_only` or `all`.")
+    rank_pattern: dict[str, int] = Field(description="Ranks of single layers, in place of `rank`.")
+    alpha_pattern: dict[str, float] = Field(description="Alphas of single layers, in place of `alpha`.")
     learning_rate: float = Field(description="Peak learning rate.")
     weight_decay: float = Field(description="Of AdamW.")
     clip_norm: float = Field(description="Gradients are clipped to this norm; 0 does not clip.")
@@ -71,6 +76,11 @@ class LoraObject(Shape):
             dropout=method.dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
             use_rslora=method.use_rslora,
+            use_dora=method.use_dora,
+            init=method.init,
+            bias=method.bias,
+            rank_pattern=method.rank_pattern,
+            alpha_pattern=method.alpha_pattern,
             learning_rate=spec.optimiser.learning_rate,
             weight_decay=spec.optimiser.weight_decay,
             clip_norm=spec.optimiser.clip_norm,

@@ -2,6 +2,7 @@ import pytest
 
 from domain.base_models import BaseModelFacts
 from domain.job_requests import FileFacts, JobRequest, base_learning_rate, resolve
+from domain.parsing import parse_as
 from domain.refusals import Refusal
 from domain.runs import RunSpec
 
@@ -12,12 +13,19 @@ FACTS = BaseModelFacts(
 )  # fmt: skip
 
 
-def resolved(*, rows: int = 100, validation: bool = False, max_total_steps: int = 10_000, **fields: object) -> RunSpec:
+def resolved(
+    *,
+    rows: int = 100,
+    validation: bool = False,
+    max_total_steps: int = 10_000,
+    facts: BaseModelFacts = FACTS,
+    **fields: object,
+) -> RunSpec:
     return resolve(
         JobRequest.model_validate({"model": "m", "training_file": "f"} | fields),
         base_model="m",
         base_model_digest=DIGEST,
-        facts=FACTS,
+        facts=facts,
         training=FileFacts(digest=DIGEST, rows=rows),
         validation=FileFacts(digest=DIGEST, rows=1) if validation else None,
         evaluation=None,
@@ -77,10 +85,69 @@ def test_the_learning_rate_goes_through_its_two_sources() -> None:
         ({"lora": {"target_modules": ["lm_head"]}}, "unknown_target_module", "lora.target_modules"),
         ({"lora": {"validate_every_steps": 1}}, "invalid_request", "lora.validate_every_steps"),
         ({"rows": 1_000_000}, "job_too_large", "hyperparameters"),
+        ({"lora": {"rank_pattern": {"q_porj": 4}}}, "unknown_target_module", "lora.rank_pattern.q_porj"),
+        ({"lora": {"rank_pattern": {"(q_proj|q_porj)": 4}}}, "unknown_target_module",
+         "lora.rank_pattern.(q_proj|q_porj)"),
+        ({"lora": {"rank_pattern": {"layers.2.self_attn.q_proj": 4}}}, "unknown_target_module",
+         "lora.rank_pattern.layers.2.self_attn.q_proj"),
+        ({"lora": {"alpha_pattern": {r"layers.\d+": 4}}}, "unknown_target_module", r"lora.alpha_pattern.layers.\d+"),
+        ({"lora": {"alpha_pattern": {".*q_proj": 4}}}, "invalid_request", "lora.alpha_pattern..*q_proj"),
+        ({"lora": {"alpha_pattern": {"down_proj": 4}, "target_modules": ["q_proj"]}}, "conflicting_fields",
+         "lora.alpha_pattern.down_proj"),
+        ({"lora": {"rank_pattern": {"q_proj": 4, "self_attn.q_proj": 8}}}, "conflicting_fields",
+         "lora.rank_pattern.self_attn.q_proj"),
+        ({"lora": {"init": "pissa", "dropout": 0.1}}, "conflicting_fields", "lora.dropout"),
+        ({"lora": {"init": "pissa", "rank": 129}}, "out_of_range", "lora.rank"),
+        ({"lora": {"init": "pissa", "rank_pattern": {"q_proj": 129}}}, "out_of_range", "lora.rank_pattern.q_proj"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused(fields: dict[str, object], code: str, param: str) -> None:
     assert code_of(**fields) == (code, param)
+
+
+def test_the_methods_of_lora_are_kept() -> None:
+    lora = {
+        "use_dora": True, "init": "pissa", "bias": "lora_only", "rank": 128,
+        "rank_pattern": {"layers.(0|1).self_attn.q_proj": 4}, "alpha_pattern": {"q_proj": 2, "down_proj": 0.5},
+    }  # fmt: skip
+    method = resolved(lora=lora).lora
+    assert (method.use_dora, method.init, method.bias) == (True, "pissa", "lora_only")
+    assert method.rank_pattern == {"layers.(0|1).self_attn.q_proj": 4}
+    assert method.alpha_pattern == {"q_proj": 2.0, "down_proj": 0.5}
+    plain = resolved().lora
+    assert (plain.use_dora, plain.init, plain.bias, plain.rank_pattern) == (False, "kaiming", "none", {})
+
+
+@pytest.mark.parametrize(("init", "most"), [("eva", 32), ("pissa", 64)])
+def test_a_start_takes_no_more_directions_than_the_base_models_width_has(init: str, most: int) -> None:
+    narrow = FACTS.model_copy(update={"hidden_size": 64})
+    assert resolved(facts=narrow, lora={"init": init, "rank": most}).lora.lora_rank == most
+    with pytest.raises(Refusal) as refused:
+        resolved(facts=narrow, lora={"init": init, "rank": most + 1})
+    assert (refused.value.code, refused.value.param) == ("out_of_range", "lora.rank")
+
+
+@pytest.mark.parametrize(
+    ("lora", "code", "param"),
+    [
+        ({"rank_pattern": {"q_proj": 257}}, "out_of_range", "lora.rank_pattern.q_proj"),
+        ({"rank_pattern": {"q_proj": 0}}, "out_of_range", "lora.rank_pattern.q_proj"),
+        ({"rank_pattern": {"q_proj": 1.5}}, "wrong_type", "lora.rank_pattern.q_proj"),
+        ({"alpha_pattern": {"q_proj": 0}}, "out_of_range", "lora.alpha_pattern.q_proj"),
+        ({"alpha_pattern": {"q_proj": True}}, "wrong_type", "lora.alpha_pattern.q_proj"),
+        ({"rank_pattern": ["q_proj"]}, "wrong_type", "lora.rank_pattern"),
+        ({"rank_pattern": {f"a{place}": 1 for place in range(65)}}, "out_of_range", "lora.rank_pattern"),
+        ({"init": "orthogonal"}, "invalid_request", "lora.init"),
+        ({"bias": True}, "invalid_request", "lora.bias"),
+        ({"use_dora": 1}, "wrong_type", "lora.use_dora"),
+    ],
+)  # fmt: skip
+def test_what_no_base_model_takes_is_refused_before_one_is_looked_at(
+    lora: dict[str, object], code: str, param: str
+) -> None:
+    with pytest.raises(Refusal) as refused:
+        parse_as(JobRequest, {"model": "m", "training_file": "f", "lora": lora})
+    assert (refused.value.code, refused.value.param) == (code, param)
 
 
 def test_a_multiplier_beyond_a_rate_of_one_is_refused() -> None:
