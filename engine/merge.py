@@ -6,7 +6,6 @@ Shapes: R rank, I in_features, O out_features.
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from engine.adapter import PREFIX, lora_names
 from engine.atomic import sync
@@ -41,8 +41,11 @@ def main(arguments: Sequence[str]) -> int:
         merge(options.base, options.adapter, options.out)
     except RunFailed as error:
         sys.stderr.write(f"{error.message}\n")
-        return 1
-    return 0
+    except (OSError, SafetensorError) as error:
+        sys.stderr.write(f"The merged model could not be written: {error}\n")
+    else:
+        return 0
+    return 1
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:
@@ -53,7 +56,7 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
     try:
         copy_model(base, unfinished, changes)
         unfinished.chmod(0o755)
-        os.rename(unfinished, out)  # noqa: PTH104 - must fail where another process was first, unlike replace
+        unfinished.rename(out)
         sync(out.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -266,6 +266,16 @@ def test_bottlenecks_of_one_seed_are_equal() -> None:
     assert not torch.equal(one.masters_P, other.masters_P)
 
 
+def test_trained_biases_begin_with_the_bases(gpt2: NetworkPath) -> None:
+    method = LoraMethod(lora_rank=4, target_modules=("c_fc",), bias=LoraBias.LORA_ONLY)
+    adapter = initial(method, gpt2, seed=1, base_model=Path(), rows=())
+    trained = {name: value for name, value in adapter.values.items() if name.endswith(".bias")}
+    assert len(trained) == 2
+    for layer in range(2):
+        bias = gpt2.network.transformer.h[layer].mlp.c_fc.bias
+        assert torch.equal(trained[f"base_model.model.transformer.h.{layer}.mlp.c_fc.base_layer.bias"], bias)
+
+
 @pytest.mark.parametrize("method", [FullMethod(), BottleneckMethod(), LoraMethod(bias=LoraBias.ALL)])
 def test_a_path_that_trains_factors_only_says_so(llama: NetworkPath, method: FullMethod) -> None:
     class FactorsOnly:

@@ -113,6 +113,15 @@ def test_what_exists_is_not_overwritten(
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_folder_that_cannot_be_written_is_said_so(
+    folders: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = adapter_of(folders["llama"], tmp_path / "adapter", METHODS["plain"])
+    (tmp_path / "file").touch()
+    assert merge(folders["llama"], adapter, tmp_path / "file" / "out") == 1
+    assert "could not be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
