@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -19,9 +20,14 @@ log = logging.getLogger(__name__)
 EVERY_S = 2.0
 # A long run does not fill the database: so many steps of it become events.
 MAX_TRAIN_EVENTS = 200
-SHOWN = ("step", "total_steps", "loss", "token_accuracy", "learning_rate", "trained_tokens", "tokens_per_s", "eta_s")
+# ProgressRecord's figures that go by the same names in a job's progress and in its events.
+FIGURES = (
+    "step", "total_steps", "learning_rate", "grad_norm", "trained_tokens", "tokens_per_s", "step_s", "mfu",
+    "padding_ratio", "memory_bytes", "eta_s",
+)  # fmt: skip
 
 Metrics = dict[str, float | int]
+Figure = TypeVar("Figure")
 
 
 class ProgressFile:
@@ -78,12 +84,8 @@ class ProgressReport:
             self._take(record)
 
     def _take(self, record: ProgressRecord) -> None:
-        shown = record.model_dump(mode="json", include=set(SHOWN), exclude_none=True)
         self._changed = True
-        if record.kind == "phase":
-            self._newest |= {"phase": record.message, "step": record.step, "total_steps": record.total_steps}
-        elif record.kind == "train":
-            self._newest |= shown
+        self._newest |= progress_of(record)
         if (metrics := metrics_of(record)) is None:
             return
         self._by_step[record.step] = self._by_step.get(record.step, {}) | metrics
@@ -104,17 +106,31 @@ class ProgressReport:
         self._changed, self._events = False, []
 
 
+def progress_of(record: ProgressRecord) -> Mapping[str, object]:
+    """What a record makes known of how far the job is; the figures of earlier records stand beside it."""
+    told: Mapping[str, object | None] = {}
+    if record.kind == "train":
+        told = _figures(record) | {"loss": record.loss, "token_accuracy": record.token_accuracy}
+    elif record.kind == "validation":
+        told = {"validation_loss": record.loss, "validation_token_accuracy": record.token_accuracy}
+    # With a figure it is an estimate, told while another phase goes on.
+    elif record.kind == "phase" and record.memory_bytes is None:
+        told = _figures(record) | {"phase": record.message}
+    return _known(told)
+
+
 def metrics_of(record: ProgressRecord) -> Metrics | None:
     """A training step or a validation in the words of the client's checkpoint metrics; None for other records."""
     if record.kind not in {"train", "validation"}:
         return None
     prefix = "train" if record.kind == "train" else "valid"
-    figures = {
-        "step": record.step,
-        "total_steps": record.total_steps,
-        f"{prefix}_loss": record.loss,
-        f"{prefix}_mean_token_accuracy": record.token_accuracy,
-        "learning_rate": record.learning_rate,
-        "tokens_per_s": record.tokens_per_s,
-    }
+    losses = {f"{prefix}_loss": record.loss, f"{prefix}_mean_token_accuracy": record.token_accuracy}
+    return _known(_figures(record) | losses)
+
+
+def _figures(record: ProgressRecord) -> dict[str, float | int | None]:
+    return {name: getattr(record, name) for name in FIGURES}
+
+
+def _known(figures: Mapping[str, Figure | None]) -> dict[str, Figure]:
     return {name: value for name, value in figures.items() if value is not None}

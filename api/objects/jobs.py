@@ -102,6 +102,35 @@ class JobAdapterObject(Shape):
     id: str = Field(description="The version's id, `adapterver-…`.")
 
 
+class JobProgressObject(Shape):
+    """How far the job is: what its newest steps told. A figure that is not known, or not measured here, is null."""
+
+    phase: str | None = Field(default=None, description="What the run is doing.")
+    step: int | None = Field(default=None, description="Optimiser steps taken.")
+    total_steps: int | None = Field(default=None, description="Optimiser steps in all.")
+    loss: float | None = Field(default=None, description="Training loss of the step, in nats a supervised token.")
+    token_accuracy: float | None = Field(
+        default=None, description="Share of supervised tokens that were the likeliest."
+    )
+    validation_loss: float | None = Field(default=None, description="Loss on the validation file, when last measured.")
+    validation_token_accuracy: float | None = Field(default=None, description="Token accuracy there.")
+    learning_rate: float | None = Field(default=None, description="Learning rate of the step.")
+    grad_norm: float | None = Field(default=None, description="The gradient's norm before it was clipped.")
+    trained_tokens: int | None = Field(default=None, description="Tokens trained on so far, padding left out.")
+    tokens_per_s: float | None = Field(
+        default=None, description="Tokens trained on a second, since this attempt began."
+    )
+    step_s: float | None = Field(default=None, description="Seconds the step took.")
+    mfu: float | None = Field(
+        default=None, description="Model FLOP utilisation: needed operations a second, as a share of the worker's peak."
+    )
+    padding_ratio: float | None = Field(
+        default=None, description="Tokens computed for each token of the rows: 1 without padding."
+    )
+    memory_bytes: int | None = Field(default=None, description="The most memory that one process of it has held.")
+    eta_s: float | None = Field(default=None, description="Seconds of training that are left at this speed.")
+
+
 class JobObject(Identified):
     """A fine-tuning job: one request to train an adapter."""
 
@@ -129,7 +158,7 @@ class JobObject(Identified):
     user_provided_suffix: str | None = Field(description="The suffix as given: it names the adapter.")
     lora: LoraObject = Field(description="The settings in force. Ours.")
     spec: dict[str, Any] = Field(description="The frozen specification of its run, files as digests. Ours.")
-    progress: dict[str, Any] | None = Field(description="Step, loss and speed of the running job. Ours.")
+    progress: JobProgressObject | None = Field(description="How far it is; kept when it has ended. Ours.")
     adapter: JobAdapterObject | None = Field(description="The version it made. Ours.")
 
     @classmethod
@@ -161,7 +190,7 @@ class JobObject(Identified):
             user_provided_suffix=job.suffix,
             lora=LoraObject.of(spec),
             spec=job.spec,
-            progress=job.progress,
+            progress=JobProgressObject.model_validate(job.progress) if job.progress else None,
             adapter=_adapter(job, version),
         )
 
@@ -192,7 +221,11 @@ class JobEventObject(Identified):
     level: str = Field(description="`info`, `warn` or `error`.")
     message: str = Field(description="For a person.")
     type: str = Field(description="`message`, or `metrics` where `data` holds measurements.")
-    data: dict[str, Any] | None = Field(description="Measurements: step, total_steps, train_loss and others.")
+    data: dict[str, Any] | None = Field(
+        description="Measurements, as far as they were made: step, total_steps; train_loss and"
+        " train_mean_token_accuracy, or valid_loss and valid_mean_token_accuracy; learning_rate, grad_norm,"
+        " trained_tokens, tokens_per_s, step_s, mfu, padding_ratio, memory_bytes and eta_s as in the job's `progress`."
+    )
 
     @classmethod
     def of(cls, event: JobEvent) -> "JobEventObject":
@@ -218,7 +251,7 @@ class JobCheckpointObject(Identified):
     fine_tuning_job_id: str = Field(description="The job.")
     fine_tuned_model_checkpoint: str = Field(description="What a model of this step would be called.")
     step_number: int = Field(description="The optimiser step after which it was taken.")
-    metrics: dict[str, Any] = Field(description="Measurements at that step.")
+    metrics: dict[str, Any] = Field(description="Measurements at that step, as in the `data` of events.")
 
     @classmethod
     def of(cls, checkpoint: JobCheckpoint, job: Job, *, organisation: str) -> "JobCheckpointObject":

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 
 from domain.digests import Manifest, ManifestFile, digest_of
 from domain.ids import IdKind, parse_id
-from domain.plans import Device, EvaluationReport, InspectReport, Precision, RunReport
+from domain.plans import Device, EvaluationReport, InspectReport, PathChoice, Precision, RunReport
 from models_db.tables import Table
 from runtime import wiring
 from runtime.settings import Settings
@@ -25,6 +25,7 @@ ADAPTER_FILES = {
     "adapter_config.json": b'{"r": 8}',
     "adapter_model.safetensors": bytes(range(256)) * 5000,
 }
+METRICS = {"step": 1, "total_steps": 2, "train_loss": 1.5, "tokens_per_s": 321.0, "mfu": 0.5, "memory_bytes": 2**33}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def finish(runtime: Runtime) -> Callable[[Department, str], None]:
         with runtime.department(key) as session:
             claim = leases.claim(session, job, worker="a test", lease_s=60)
             assert claim
-            progress = {"step": 1, "total_steps": 2, "eta_s": 60.0}
-            leases.record_progress(session, claim, progress, [{"step": 1, "total_steps": 2, "train_loss": 1.5}])
+            progress = {"step": 1, "total_steps": 2, "eta_s": 60.0, "loss": 1.5, "mfu": 0.5}
+            leases.record_progress(session, claim, progress, [METRICS])
             leases.record_checkpoint(session, claim, step=1, manifest=manifest, metrics={"step": 1, "train_loss": 1.5})
         with runtime.department(key) as session:
             adapters.register(
@@ -63,8 +64,9 @@ def _report(job: UUID) -> RunReport:
     return RunReport(
         run=job.hex, steps=2, trained_tokens=100, supervised_tokens=40, train_s=1.0, tokens_per_s=100.0,
         final_train_loss=1.0, validation_loss=0.9, validation_token_accuracy=0.5, trainable_parameters=10,
-        total_parameters=100, peak_memory_bytes=1, precision=Precision.FP32, device=Device.CPU, world_size=2,
-        skipped_rows=0, versions={"python": "3"},
+        total_parameters=100, peak_memory_bytes=1, estimated_memory_bytes=1, precision=Precision.FP32,
+        device=Device.CPU, path=PathChoice.FAST, token_budget=1024, world_size=2, skipped_rows=0,
+        versions={"python": "3"},
     )  # fmt: skip
 
 

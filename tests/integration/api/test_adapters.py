@@ -11,7 +11,7 @@ from domain.ids import IdKind, parse_id
 from models_db.adapters import AdapterVersion
 from runtime.wiring import Runtime
 from storage.keys import Key
-from tests.integration.api.conftest import ADAPTER_FILES, Finished
+from tests.integration.api.conftest import ADAPTER_FILES, METRICS, Finished
 from tests.integration.conftest import http, rows
 
 
@@ -37,9 +37,7 @@ def test_a_finished_job_names_its_model_and_its_version(finished: Finished) -> N
     assert checkpoint.metrics.train_loss == 1.5
     events = list(client.fine_tuning.jobs.list_events(finished.job, limit=2))
     assert events[0].message == "The job has successfully completed."
-    assert [event.data for event in events if event.type == "metrics"] == [
-        {"step": 1, "total_steps": 2, "train_loss": 1.5}
-    ]
+    assert [event.data for event in events if event.type == "metrics"] == [METRICS]
     assert client.models.retrieve(finished.model).id == finished.model
     assert finished.model in {model.id for model in client.models.list()}
 

@@ -1,8 +1,10 @@
 from collections.abc import Callable
+from typing import Any
 
 import openai
 import pytest
 
+from tests.integration.api.conftest import METRICS
 from tests.integration.conftest import Department, rows
 
 
@@ -99,3 +101,45 @@ def test_a_page_says_where_it_begins_and_ends(department: Department) -> None:
         assert set(page) == {"object", "data", "has_more", "first_id", "last_id"}
         empty = client.get("/fine_tuning/jobs", params={"metadata[no]": "such"})
         assert empty.json() == {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
+
+
+def test_a_job_keeps_the_method_of_its_adapter(department: Department, base_model: str, file: str) -> None:
+    asked = {
+        "use_dora": True, "init": "pissa", "bias": "all", "rank": 4,
+        "rank_pattern": {r"layers\.0\.self_attn\.q_proj": 2, "down_proj": 1}, "alpha_pattern": {"down_proj": 0.5},
+    }  # fmt: skip
+    client = department.client()
+    made: Any = client.fine_tuning.jobs.create(model=base_model, training_file=file, extra_body={"lora": asked})
+    shown: Any = client.fine_tuning.jobs.retrieve(made.id)
+    assert {name: shown.lora[name] for name in asked} == asked
+    assert shown.spec["method"]["rank_pattern"] == asked["rank_pattern"]
+
+
+@pytest.mark.parametrize(
+    ("lora", "refusal"),
+    [
+        ({"rank_pattern": {"q_porj": 2}}, ("unknown_target_module", "lora.rank_pattern.q_porj")),
+        ({"alpha_pattern": {"(a+)+": 2}}, ("invalid_request", "lora.alpha_pattern.(a+)+")),
+        ({"rank_pattern": {"q_proj": 257}}, ("out_of_range", "lora.rank_pattern.q_proj")),
+        ({"init": "pissa", "dropout": 0.5}, ("conflicting_fields", "lora.dropout")),
+    ],
+)
+def test_a_method_that_cannot_be_is_refused_by_field(
+    department: Department, base_model: str, lora: dict[str, object], refusal: tuple[str, str]
+) -> None:
+    client, file = department.client(), department.upload(rows(8))
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.fine_tuning.jobs.create(model=base_model, training_file=file, extra_body={"lora": lora})
+    assert (refused.value.code, refused.value.param) == refusal
+
+
+def test_the_client_reads_a_jobs_measurements(
+    department: Department, base_model: str, file: str, finish: Callable[[Department, str], None]
+) -> None:
+    client = department.client()
+    job = client.fine_tuning.jobs.create(model=base_model, training_file=file)
+    finish(department, job.id)
+    measured = [event for event in client.fine_tuning.jobs.list_events(job.id) if event.type == "metrics"]
+    assert [event.data for event in measured] == [METRICS]
+    ended: Any = client.fine_tuning.jobs.retrieve(job.id)
+    assert (ended.progress["loss"], ended.progress["mfu"], ended.progress["tokens_per_s"]) == (1.5, 0.5, None)

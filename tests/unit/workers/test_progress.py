@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.plans import ProgressRecord
-from workers.progress import MAX_TRAIN_EVENTS, ProgressFile, ProgressReport, metrics_of
+from workers.progress import MAX_TRAIN_EVENTS, ProgressFile, ProgressReport, metrics_of, progress_of
 
 
 def line(step: int, kind: str = "train", total: int = 1000) -> str:
@@ -63,6 +63,37 @@ class _Session:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+FIGURES = {
+    "step": 4, "total_steps": 9, "learning_rate": 1e-3, "grad_norm": 0.5, "trained_tokens": 400, "tokens_per_s": 100.0,
+    "step_s": 1.25, "mfu": 0.4, "padding_ratio": 1.02, "memory_bytes": 2**30, "eta_s": 6.25,
+}  # fmt: skip
+
+
+def record(kind: str, **fields: object) -> ProgressRecord:
+    return ProgressRecord.model_validate({"run": "a", "step": 4, "total_steps": 9, "kind": kind} | fields)
+
+
+def test_a_steps_figures_go_by_the_clients_names_in_events_and_by_plain_ones_in_progress() -> None:
+    step = record("train", **FIGURES, loss=1.5, token_accuracy=0.25)
+    assert metrics_of(step) == FIGURES | {"train_loss": 1.5, "train_mean_token_accuracy": 0.25}
+    assert progress_of(step) == FIGURES | {"loss": 1.5, "token_accuracy": 0.25}
+
+
+def test_a_validation_stands_beside_the_step_before_it() -> None:
+    validated = record("validation", loss=1.25, token_accuracy=0.5)
+    assert metrics_of(validated) == {"step": 4, "total_steps": 9, "valid_loss": 1.25, "valid_mean_token_accuracy": 0.5}
+    assert progress_of(validated) == {"validation_loss": 1.25, "validation_token_accuracy": 0.5}
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    assert metrics_of(record("train", loss=1.5)) == {"step": 4, "total_steps": 9, "train_loss": 1.5}
+
+
+def test_an_estimate_of_memory_is_no_phase_of_its_own() -> None:
+    assert progress_of(record("phase", message="training")) == {"step": 4, "total_steps": 9, "phase": "training"}
+    assert progress_of(record("phase", message="fits", memory_bytes=1)) == {}
 
 
 def test_other_records_are_no_metrics() -> None:
