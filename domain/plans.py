@@ -228,8 +228,12 @@ class RunReport(Frozen):
     trainable_parameters: int
     total_parameters: int
     peak_memory_bytes: int
+    # What a pass and the optimiser were thought to need beside the base model, before the first step.
+    estimated_memory_bytes: int
     precision: Precision
     device: Device
+    path: PathChoice
+    token_budget: int
     world_size: int
     skipped_rows: int
     # Package and Python versions that took part, by name.
@@ -314,9 +318,14 @@ class EngineManifest(Frozen):
 
     run: RunId
     step: int
+    # The tick of its process in which the run was last served, so that those resumed together take the same turns.
+    turn: int = 0
     trained_tokens: int
     supervised_tokens: int
     train_s: float
+    # What the loss is multiplied by, 1 but in fp16, and the steps since it was last changed.
+    loss_scale: float = 1.0
+    good_steps: int = 0
     spec: RunSpec
     compute: Compute
     base_model_digest: Digest

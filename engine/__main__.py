@@ -1,4 +1,4 @@
-"""`python -m engine train|evaluate|inspect|convert`: one process, directories in, directories out.
+"""`python -m engine COMMAND`: one process, directories in, directories out.
 
 The command's module is imported by name once it is known: `inspect` runs in a small, limited child that must not pay
 for torch, and where torch need not be installed.
@@ -12,7 +12,10 @@ from engine.parent import die_with_parent
 
 COMMANDS = {
     "train": "engine.train",
+    "warm": "engine.warm",
+    "calibrate": "engine.calibrate",
     "evaluate": "engine.evaluate",
+    "merge": "engine.merge",
     "inspect": "engine.inspection",
     "convert": "engine.convert",
 }

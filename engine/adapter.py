@@ -67,9 +67,9 @@ class Adapter:
         self.shapes = {name: tensor.shape for name, tensor in initial.items()}
         flat_P = torch.cat([tensor.detach().float().reshape(-1) for tensor in initial.values()])
         self.masters_P = nn.Parameter(flat_P)
-        self.masters_P.grad = torch.zeros_like(flat_P)
+        self.grad_P = self.masters_P.grad = torch.zeros_like(flat_P)
         self.values = self._views(self.masters_P.data)
-        self.grads = self._views(self.masters_P.grad)
+        self.grads = self._views(self.grad_P)
         self.starts = {name: tensor.detach().float().clone() for name, tensor in (starts or {}).items()}
         self.sites = tuple(self._site(shape) for shape in sites)
 
@@ -97,6 +97,10 @@ class Adapter:
     def parameters(self) -> int:
         """P."""
         return self.masters_P.numel()
+
+    def forget_gradient(self) -> None:
+        """Begin the next step's sum."""
+        self.grad_P.zero_()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Copies of the masters by name, on the CPU."""

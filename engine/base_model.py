@@ -9,15 +9,11 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from domain.plans import Compute, Device, Precision
+from domain.plans import Precision
 from engine.failures import BadBaseModel
-
-# What makes bf16 products faster than fp32 ones, as /proc/cpuinfo names it on x86 and on ARM.
-NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+from engine.machine import DTYPES
 
 PLAIN_ATTENTION_TOKENS = 256
-
-DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,8 @@ class BaseModel:
 
     def multiplying(self) -> torch.autocast:
         """Within it, matrix products take the base's number format; fp32 adapter masters are cast as they are used."""
-        enabled = self.precision is Precision.BF16
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        enabled = self.precision is not Precision.FP32
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=enabled)
 
 
 def load_base_model(folder: Path, precision: Precision, device: torch.device) -> BaseModel:
@@ -65,18 +61,3 @@ def load_base_model(folder: Path, precision: Precision, device: torch.device) ->
     network.requires_grad_(requires_grad=False)
     network.to(device)
     return BaseModel(network, device, precision)
-
-
-def resolve(compute: Compute, device: torch.device) -> Compute:
-    """The compute settings with `auto` replaced by what it means on this machine."""
-    precision = compute.precision
-    if precision is Precision.AUTO:
-        precision = Precision.BF16 if _has_native_bf16(device) else Precision.FP32
-    return compute.model_copy(update={"precision": precision, "device": Device(device.type)})
-
-
-def _has_native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    processor = Path("/proc/cpuinfo")
-    return processor.is_file() and not NATIVE_BF16.isdisjoint(processor.read_text().split())

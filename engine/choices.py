@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 from engine.base_model import BaseModel
-from engine.batches import PADDING
 from engine.chat import BadChatTemplate, ChatTokenizer, Message
-from engine.loss import only_at
+from engine.measuring import PADDING, only_at
 from engine.tokenise import Row, answer_span, common_prefix, right_choice
 
 # A longer tree is split, its beginning repeated: attention costs the square of its length.

@@ -9,18 +9,19 @@ from pathlib import Path
 from torch import nn
 
 from domain.plans import EvaluatePlan, EvaluationItem, EvaluationReport
-from engine.adapters import stored_adapter_on
 from engine.atomic import write_json
-from engine.base_model import resolve
 from engine.batches import deal
 from engine.chat import BadChatTemplate
 from engine.choices import count_right
 from engine.distributed import Ranks, open_ranks
 from engine.failures import BadData
 from engine.items import LoadedBase, work_through
+from engine.machine import resolve
+from engine.measuring import measure_rows
+from engine.peft_network import stored_adapter_on
 from engine.progress import Progress
 from engine.rows import read_and_tokenise
-from engine.step import MEASURING_FACTOR, measure_loss
+from engine.step import MEASURING_FACTOR
 from engine.tokenise import Row, TokenisedRow
 
 # Between two lines of progress.
@@ -63,7 +64,7 @@ class Evaluating:
         rows = _read_fitting(folder / "evaluation.jsonl", item, loaded)
         loaded.base.attend_to(max(len(tokenised.ids) for _, tokenised in rows))
         with _network_for(item, folder, loaded) as network:
-            measure = measure_loss(
+            measure = measure_rows(
                 network,
                 loaded.base,
                 [tokenised for _, tokenised in rows],
@@ -120,6 +121,5 @@ def _network_for(item: EvaluationItem, folder: Path, loaded: LoadedBase) -> Iter
     if not item.with_adapter:
         yield loaded.base.network
         return
-    with stored_adapter_on(loaded.base, folder / "adapter") as adapter:
-        adapter.network.eval()
-        yield adapter.network
+    with stored_adapter_on(loaded.base, folder / "adapter") as network:
+        yield network

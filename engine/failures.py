@@ -7,6 +7,7 @@ from pathlib import Path
 
 from domain.plans import FailureKind, RunFailure
 from engine.atomic import write_json_once
+from engine.distributed import RankLost
 
 OUT_OF_MEMORY_MARKS = ("can't allocate memory", "out of memory", "not enough memory")
 
@@ -52,6 +53,12 @@ class NonFiniteLoss(RunFailed):
     kind = FailureKind.NON_FINITE_LOSS
 
 
+class OutOfMemory(RunFailed):
+    """The run would not fit, as an estimate says before it begins."""
+
+    kind = FailureKind.OUT_OF_MEMORY
+
+
 def record_failure(folder: Path, error: BaseException) -> None:
     """Write failure.json unless another rank has: the first to fail knows why, its peers only that it is gone."""
     traceback.print_exception(error, file=sys.stderr)
@@ -63,6 +70,8 @@ def describe(error: BaseException) -> RunFailure:
     """The failure as the department may read it."""
     if isinstance(error, RunFailed):
         return RunFailure(kind=error.kind, message=error.message, step=error.step)
+    if isinstance(error, RankLost):
+        return RunFailure(kind=FailureKind.CRASH, message=str(error))
     kind = _kind_of(error)
     return RunFailure(kind=kind, message=MESSAGES[kind])
 

@@ -1,12 +1,16 @@
-"""AdamW over the adapter's fp32 masters, and the learning rate as a function of the step."""
+"""AdamW over an adapter's flat fp32 masters, and the learning rate as a function of the step."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from domain.plans import Precision
 from domain.runs import Optimiser, Schedule
+from engine.adapter import Adapter
+
+GROWTH_INTERVAL = 2000
 
 # The share of the peak rate by progress in [0, 1) after the warm-up.
 SCHEDULES: dict[Schedule, Callable[[float], float]] = {
@@ -16,16 +20,78 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 }
 
 
-def build_optimiser(parameters: Iterable[nn.Parameter], settings: Optimiser) -> torch.optim.AdamW:
-    """AdamW in its fused form: one pass over each weight."""
-    return torch.optim.AdamW(
-        parameters,
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) over one flat tensor, in one fused pass over it.
+
+    This is the operator behind torch.optim.AdamW(fused=True). The class around it imports torch's compiler, which takes
+    seconds that a short run does not have.
+    """
+
+    def __init__(self, adapter: Adapter, settings: Optimiser) -> None:
+        self._adapter, self._settings = adapter, settings
+        self.tensors = {
+            "exp_avg": torch.zeros_like(adapter.grad_P),
+            "exp_avg_sq": torch.zeros_like(adapter.grad_P),
+            "step": torch.zeros((), dtype=torch.float32, device=adapter.grad_P.device),
+        }
+
+    def step(self, learning_rate: float) -> None:
+        """Move the masters against their gradient."""
+        settings, tensors = self._settings, self.tensors
+        tensors["step"] += 1
+        torch._fused_adamw_(
+            [self._adapter.masters_P.data],
+            [self._adapter.grad_P],
+            [tensors["exp_avg"]],
+            [tensors["exp_avg_sq"]],
+            [],
+            [tensors["step"]],
+            lr=learning_rate,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            weight_decay=settings.weight_decay,
+            eps=settings.epsilon,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set the state that `tensors` were. Raises ValueError where they are another adapter's."""
+        if {name: tensor.shape for name, tensor in tensors.items()} != {n: t.shape for n, t in self.tensors.items()}:
+            raise ValueError("the optimiser's state is not this adapter's")
+        for name, tensor in tensors.items():
+            self.tensors[name].copy_(tensor)
+
+
+@dataclass
+class LossScale:
+    """What one run's loss is multiplied by in fp16, so that small gradients do not vanish; 1 in other formats.
+
+    Halved where a gradient overflows, doubled after 2,000 steps without (Micikevicius et al. 2018, arXiv:1710.03740).
+    """
+
+    value: float = 1.0
+    good_steps: int = 0
+
+    @classmethod
+    def for_precision(cls, precision: Precision) -> "LossScale":
+        """As torch.amp.GradScaler begins."""
+        return cls(2.0**16) if precision is Precision.FP16 else cls()
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether a smaller scale may still help. At 1 it is the gradient itself that overflows."""
+        return self.value > 1.0
+
+    def shrink(self) -> None:
+        """After a step with an overflow, which was not taken."""
+        self.value, self.good_steps = max(self.value / 2, 1.0), 0
+
+    def count(self) -> None:
+        """After a step that was taken."""
+        self.good_steps += 1
+        if self.good_steps == GROWTH_INTERVAL and self.value > 1.0:
+            self.value, self.good_steps = self.value * 2, 0
 
 
 def learning_rate_at(step: int, total_steps: int, settings: Optimiser) -> float:
@@ -36,29 +102,6 @@ def learning_rate_at(step: int, total_steps: int, settings: Optimiser) -> float:
     return settings.learning_rate * SCHEDULES[settings.schedule](progress)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> float:
-    """Scale the gradients down to a global norm of at most `clip_norm` (0 does not clip); their norm before that."""
-    return float(nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf))
-
-
-def optimiser_tensors(
-    optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, torch.Tensor]:
-    """The optimiser's state as `<parameter>.<key>`, on the CPU."""
-    return {
-        f"{name}.{key}": tensor.detach().to("cpu", copy=True)
-        for name, parameter in parameters.items()
-        for key, tensor in optimiser.state[parameter].items()
-    }
-
-
-def restore_optimiser(
-    optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]
-) -> None:
-    """Set the state that `optimiser_tensors` gave. Raises ValueError where a tensor belongs to no parameter."""
-    for full_name, tensor in tensors.items():
-        name, _, key = full_name.rpartition(".")
-        if name not in parameters:
-            raise ValueError("the optimiser's state is not this adapter's")
-        parameter = parameters[name]
-        optimiser.state[parameter][key] = tensor.to(parameter.device)
+def clip_gradient(adapter: Adapter, clip_norm: float) -> float:
+    """Scale the gradient down to a norm of at most `clip_norm` (0 does not clip); its norm before that."""
+    return float(torch.nn.utils.clip_grad_norm_([adapter.masters_P], clip_norm or math.inf))

@@ -1,11 +1,35 @@
 """The rows of a run as tokens, in memory on every rank."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from domain.runs import TooLong
+from domain.runs import RunData, TooLong
 from engine.chat import BadChatTemplate, ChatTokenizer
 from engine.failures import BadBaseModel, BadData
 from engine.tokenise import BadRow, Row, TokenisedRow, read_rows, tokenise
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a run learns from and is validated on."""
+
+    train: list[TokenisedRow]
+    validation: list[TokenisedRow]
+    skipped: int
+
+    @property
+    def longest_tokens(self) -> int:
+        """Of the longest row of either."""
+        return max(len(row.ids) for row in (*self.train, *self.validation))
+
+
+def load_run_rows(folder: Path, data: RunData, chat: ChatTokenizer) -> Rows:
+    """The rows of a run's folder. Raises BadData."""
+    train, skipped = load_rows(folder / "train.jsonl", chat, data.max_seq_len, data.too_long)
+    if data.validation is None:
+        return Rows(train, [], skipped)
+    validation, also_skipped = load_rows(folder / "validation.jsonl", chat, data.max_seq_len, data.too_long)
+    return Rows(train, validation, skipped + also_skipped)
 
 
 def load_chat(base_model: Path) -> ChatTokenizer:

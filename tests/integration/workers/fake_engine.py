@@ -2,7 +2,8 @@
 
 Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT and
 `abort_after_checkpoint` when it has something to lose, `non_finite` and `bad_checkpoint` fail, `mute` tells nothing and
-never ends.
+never ends. `abort_warm` dies before it is given an order, `abort_ordered` and `mute_ordered` when it has been;
+`abort_measuring` and `mute_measuring` come to no measurement.
 """
 
 import json
@@ -14,12 +15,15 @@ from pathlib import Path
 
 from domain.digests import manifest_of_tree
 from domain.plans import (
+    CalibratedPass,
+    CalibrateReport,
     Device,
     EngineManifest,
     FailureKind,
     InspectedFile,
     InspectPlan,
     InspectReport,
+    PathChoice,
     Precision,
     ProgressRecord,
     RunFailure,
@@ -27,6 +31,7 @@ from domain.plans import (
     RunStopped,
     TrainPlan,
 )
+from domain.warm import ORDER, Order
 
 
 def main(arguments: list[str]) -> None:
@@ -34,13 +39,41 @@ def main(arguments: list[str]) -> None:
     paths = {name: Path(value) for name, value in (word.removeprefix("--").split("=") for word in (plan, inputs, out))}
     if "abort" in behaviour:
         os.kill(os.getpid(), signal.SIGABRT)
-    if "mute" in behaviour:
+    if "abort_measuring" in behaviour and verb == "calibrate":
+        os.kill(os.getpid(), signal.SIGABRT)
+    if ("mute" in behaviour and verb == "train") or ("mute_measuring" in behaviour and verb == "calibrate"):
         signal.pause()
+    if verb == "warm":
+        paths = wait_for_order(paths["inputs"], behaviour)
+    if verb == "calibrate":
+        calibrate(paths["out"])
+        return
     if verb == "inspect":
         inspect(InspectPlan.model_validate_json(paths["plan"].read_bytes()), paths["out"])
         return
     plan = TrainPlan.model_validate_json(paths["plan"].read_bytes())
     Training(plan, paths["inputs"], paths["out"], set(behaviour)).run()
+
+
+def wait_for_order(inputs: Path, behaviour: list[str]) -> dict[str, Path]:
+    if "abort_warm" in behaviour:
+        os.kill(os.getpid(), signal.SIGABRT)
+    while not (inputs / ORDER).exists():
+        time.sleep(0.01)
+    if "abort_ordered" in behaviour:
+        os.kill(os.getpid(), signal.SIGABRT)
+    if "mute_ordered" in behaviour:
+        signal.pause()
+    order = Order.model_validate_json((inputs / ORDER).read_bytes())
+    return {"plan": order.plan, "inputs": order.inputs, "out": order.out}
+
+
+def calibrate(out: Path) -> None:
+    report = CalibrateReport(
+        token_budget=384, peak_flops=5e11, passes=(CalibratedPass(tokens=384, tokens_per_s=500.0),),
+        precision=Precision.FP32, device=Device.CPU, hardware="pretended",
+    )  # fmt: skip
+    (out / "report.json").write_text(report.model_dump_json())
 
 
 def inspect(plan: InspectPlan, out: Path) -> None:
@@ -113,7 +146,8 @@ class Training:
         report = RunReport(
             run=self.plan.run, steps=self.total, trained_tokens=1, supervised_tokens=1, train_s=1, tokens_per_s=1,
             final_train_loss=1, validation_loss=None, validation_token_accuracy=None, trainable_parameters=1,
-            total_parameters=1, peak_memory_bytes=1, precision=Precision.FP32, device=Device.CPU, world_size=1,
+            total_parameters=1, peak_memory_bytes=1, estimated_memory_bytes=1, precision=Precision.FP32,
+            device=Device.CPU, path=PathChoice.FAST, token_budget=self.compute.token_budget, world_size=1,
             skipped_rows=0, versions={},
         )  # fmt: skip
         self.write("report.json", report)

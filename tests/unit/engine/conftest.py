@@ -29,4 +29,6 @@ def base(tiny_folder: Path) -> BaseModel:
 
 @pytest.fixture
 def one_rank() -> Ranks:
+    # As the engine's processes do. Two threads of a busy machine wait for each other at every small product.
+    torch.set_num_threads(1)
     return Ranks(0, 1, CPU)

@@ -1,9 +1,8 @@
 from collections import Counter
 
 import pytest
-import torch
 
-from engine.batches import collate, deal, portions, rows_of_step
+from engine.batches import deal, portions, rows_of_step
 from engine.tokenise import TokenisedRow
 
 
@@ -39,20 +38,22 @@ def test_with_fewer_rows_than_ranks_some_rank_gets_none() -> None:
     assert deal([5], 2) == [[0], []]
 
 
-def test_portions_keep_to_the_budget_with_padding_and_a_long_row_goes_alone() -> None:
-    rows = [row_of(length, line) for line, length in enumerate([100, 30, 29, 28, 3], start=1)]
-    split = portions(rows, 64)
-    assert [[len(row.ids) for row in portion] for portion in split] == [[100], [30, 29], [28, 3]]
+def lengths(split: list[list[TokenisedRow]]) -> list[list[int]]:
+    return [sorted(len(row.ids) for row in portion) for portion in split]
 
 
-def test_no_rows_are_one_empty_portion() -> None:
-    assert portions([], 64) == [[]]
-    batch = collate([], torch.device("cpu"))
-    assert (batch.ids_BT.shape, batch.selected_R.numel()) == ((1, 1), 0)
+def test_portions_keep_to_the_budget_and_are_equally_full() -> None:
+    rows = [row_of(length, line) for line, length in enumerate([40, 30, 29, 21], start=1)]
+    assert lengths(portions(rows, 64)) == [[21, 40], [29, 30]]
+    assert lengths(portions(rows, 120)) == [[21, 29, 30, 40]]
 
 
-def test_collate_selects_the_place_before_each_supervised_token() -> None:
-    batch = collate([row_of(5), row_of(3)], torch.device("cpu"))
-    assert batch.ids_BT.tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 0, 0]]
-    assert batch.selected_R.tolist() == [2, 3, 5, 6]
-    assert batch.targets_R.tolist() == [4, 5, 2, 3]
+def test_a_row_beyond_the_budget_goes_alone() -> None:
+    rows = [row_of(length, line) for line, length in enumerate([100, 30, 29, 3], start=1)]
+    split = lengths(portions(rows, 64))
+    assert [100] in split
+    assert all(sum(portion) <= 64 for portion in split if portion != [100])
+
+
+def test_no_rows_are_no_portion() -> None:
+    assert portions([], 64) == []

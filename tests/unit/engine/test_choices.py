@@ -1,8 +1,6 @@
 import pytest
 import torch
 
-from domain.runs import LoraMethod
-from engine.adapters import adapter_on
 from engine.base_model import BaseModel
 from engine.chat import ChatTokenizer, Message
 from engine.choices import count_right, row_candidates, score
@@ -54,16 +52,15 @@ def test_a_whole_answer_is_scored_with_its_end_of_turn_and_a_beginning_without(c
 def test_the_likeliest_choice_decides_and_a_row_without_a_right_one_is_missed(
     base: BaseModel, chat: ChatTokenizer
 ) -> None:
-    with adapter_on(base, LoraMethod(lora_rank=4)) as adapter:
-        network = adapter.network.eval()
-        likeliest = [
-            one.choices[max(range(len(ids)), key=naive_scores(base, ids).__getitem__)]
-            for one in ROWS
-            for ids in [row_candidates(one, chat)]
-        ]
-        right = [
-            row(answer, *one.choices, question=one.messages[0].content)
-            for one, answer in zip((ROWS[0], ROWS[2]), (likeliest[0], likeliest[2]), strict=True)
-        ]
-        missed = row("purple", "red", "blue")
-        assert count_right([*right, missed], network, base, chat=chat, max_tokens=500) == 2
+    network = base.network.eval()
+    likeliest = [
+        one.choices[max(range(len(ids)), key=naive_scores(base, ids).__getitem__)]
+        for one in ROWS
+        for ids in [row_candidates(one, chat)]
+    ]
+    right = [
+        row(answer, *one.choices, question=one.messages[0].content)
+        for one, answer in zip((ROWS[0], ROWS[2]), (likeliest[0], likeliest[2]), strict=True)
+    ]
+    missed = row("purple", "red", "blue")
+    assert count_right([*right, missed], network, base, chat=chat, max_tokens=500) == 2

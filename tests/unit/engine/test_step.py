@@ -1,101 +1,105 @@
-from pathlib import Path
+"""A step's arithmetic around the passes, on a path whose gradients can be computed in the head."""
+
+import math
 
 import pytest
 import torch
-from torch.nn import functional
 
-from domain.runs import LoraMethod, Optimiser, TooLong
-from engine.adapters import Adapter, adapter_on
-from engine.base_model import BaseModel
-from engine.batches import collate
-from engine.chat import ChatTokenizer
+from domain.plans import Precision
+from domain.runs import LoraMethod, Optimiser
+from engine.adapter import Adapter
 from engine.distributed import Ranks
-from engine.failures import NonFiniteLoss
-from engine.loss import loss_sum
-from engine.optimiser import build_optimiser
-from engine.randomness import seed_everything
-from engine.rows import load_rows
-from engine.step import Step, measure_loss, optimise
+from engine.optimiser import AdamW, LossScale
+from engine.step import Stepping, measure_loss, step_together
 from engine.tokenise import TokenisedRow
-from tests.tiny_engine import tiny_rows, write_rows
+from tests.unit.engine.fake_path import FakePath
 
-IGNORE = -100
-
-
-@pytest.fixture
-def rows(chat: ChatTokenizer, tmp_path: Path) -> list[TokenisedRow]:
-    write_rows(tmp_path / "rows.jsonl", tiny_rows(6))
-    return load_rows(tmp_path / "rows.jsonl", chat, 256, TooLong.REFUSE)[0]
+CPU = torch.device("cpu")
 
 
-def step_with(adapter: Adapter, base: BaseModel, ranks: Ranks, *, token_budget: int = 1000) -> Step:
-    optimiser = build_optimiser(adapter.parameters.values(), Optimiser(learning_rate=1e-2))
-    return Step(adapter.network, base, optimiser, ranks, token_budget)
+def rows(*first_tokens: int, length: int = 10) -> list[TokenisedRow]:
+    """Rows of so many tokens, all but the first supervised."""
+    supervised = (False,) + (True,) * (length - 1)
+    return [
+        TokenisedRow(line=line, ids=(token,) * length, supervised=supervised)
+        for line, token in enumerate(first_tokens, start=1)
+    ]
 
 
-def reference_loss(base: BaseModel, rows: list[TokenisedRow]) -> torch.Tensor:
-    """transformers' logits at every place of each row alone, and torch's own masking of labels."""
-    total = torch.tensor(0.0)
-    for row in rows:
-        logits = base.network(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0]
-        wanted = zip(row.ids, row.supervised, strict=True)
-        labels = torch.tensor([token if learned else IGNORE for token, learned in wanted])
-        total = total + functional.cross_entropy(logits[:-1], labels[1:], ignore_index=IGNORE, reduction="sum")
-    return total
+def stepping(batch: list[TokenisedRow], *, clip_norm: float = 0.0, precision: Precision = Precision.FP32) -> Stepping:
+    adapter = Adapter(LoraMethod(), {"w": torch.zeros(4)})
+    settings = Optimiser()
+    return Stepping(
+        adapter=adapter,
+        optimiser=AdamW(adapter, settings),
+        loss_scale=LossScale.for_precision(precision),
+        clip_norm=clip_norm,
+        batch=batch,
+        learning_rate=0.1,
+        seed=1,
+        shared=False,
+    )
 
 
-@pytest.mark.parametrize("longest", [1, 10_000])
-def test_the_loss_is_that_of_full_logits_row_by_row(base: BaseModel, rows: list[TokenisedRow], longest: int) -> None:
-    base.attend_to(longest)
-    ours = loss_sum(base.network, base, collate(rows, base.device)).loss
-    torch.testing.assert_close(ours, reference_loss(base, rows))
+def test_the_gradient_is_that_of_the_mean_however_many_passes_it_takes(one_rank: Ranks) -> None:
+    # Rows pull by 1, 2, 3 and 4 a supervised token, 9 each: 2.5 in the mean, over four weights.
+    for budget, passes in ((1000, 1), (20, 2), (5, 4)):
+        path = FakePath()
+        tick = step_together([stepping(rows(1, 2, 3, 4))], path, ranks=one_rank, token_budget=budget)
+        assert len(path.passes) == passes
+        assert tick.stepped[0].grad_norm == pytest.approx(2.5 * math.sqrt(4))
+        assert (tick.tokens, tick.supervised_tokens, tick.computed_tokens) == (40, 36, 40)
 
 
-def test_micro_batches_add_up_to_the_gradient_of_the_mean(
-    base: BaseModel, rows: list[TokenisedRow], one_rank: Ranks
-) -> None:
-    with adapter_on(base, LoraMethod(lora_rank=4)) as adapter:
-        (reference_loss(base, rows) / sum(row.supervised_tokens for row in rows)).backward()
-        expected = {name: weight.grad for name, weight in adapter.parameters.items()}
-        step = step_with(adapter, base, one_rank, token_budget=40)
-        step.optimiser.step = lambda: None
-        optimise(step, rows, clip_norm=0)
-        for name, weight in adapter.parameters.items():
-            torch.testing.assert_close(weight.grad, expected[name], msg=name)
+def test_several_runs_share_one_pass_and_each_has_its_own_mean_clip_and_rate(one_rank: Ranks) -> None:
+    few, many = stepping(rows(3), clip_norm=1.0), stepping(rows(1, 1, 1))
+    many.learning_rate = 0.2
+    path = FakePath()
+    tick = step_together([few, many], path, ranks=one_rank, token_budget=1000)
+    assert path.passes == [[10, 30]]
+    assert [one.grad_norm for one in tick.stepped] == pytest.approx([6.0, 2.0])
+    # The first step of AdamW moves every weight by its rate, whatever the gradient's size.
+    torch.testing.assert_close(few.adapter.values["w"], torch.full((4,), -0.1))
+    torch.testing.assert_close(many.adapter.values["w"], torch.full((4,), -0.2))
+    assert few.adapter.grad_P.abs().max() == 0
 
 
-def test_a_loss_that_is_no_number_changes_no_weight(base: BaseModel, rows: list[TokenisedRow], one_rank: Ranks) -> None:
-    with adapter_on(base, LoraMethod(lora_rank=4)) as adapter:
-        step = step_with(adapter, base, one_rank)
-        optimise(step, rows, clip_norm=1)
-        before = adapter.weights()
-        with torch.no_grad():
-            base.network.model.norm.weight[0] = torch.inf
-        with pytest.raises(NonFiniteLoss):
-            optimise(step, rows, clip_norm=1)
-        assert all(torch.equal(before[name], weight) for name, weight in adapter.weights().items())
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_run_without_a_finite_gradient_fails_alone_with_its_weights_as_they_were(bad: float, one_rank: Ranks) -> None:
+    sick, sound = stepping(rows(1)), stepping(rows(1))
+    sick.adapter.grad_P[0] = bad
+    tick = step_together([sick, sound], FakePath(), ranks=one_rank, token_budget=1000)
+    assert tick.stepped[0].failure is not None
+    assert tick.stepped[1].failure is None
+    assert sick.adapter.values["w"].tolist() == [0.0] * 4
+    torch.testing.assert_close(sound.adapter.values["w"], torch.full((4,), -0.1))
 
 
-def test_measuring_uses_no_dropout_and_leaves_the_network_training(
-    base: BaseModel, rows: list[TokenisedRow], one_rank: Ranks
-) -> None:
-    with adapter_on(base, LoraMethod(lora_rank=4, dropout=0.5)) as adapter:
-        step = step_with(adapter, base, one_rank)
-        adapter.network.train()
-        optimise(step, rows, clip_norm=1)
-        first, again = (
-            measure_loss(adapter.network, base, rows, ranks=one_rank, token_budget=tokens) for tokens in (9, 999)
-        )
-        assert first.loss == pytest.approx(again.loss, rel=1e-5)
-        assert adapter.network.training
+def test_in_fp16_an_overflow_skips_the_step_and_halves_the_scale(one_rank: Ranks) -> None:
+    run = stepping(rows(2), precision=Precision.FP16)
+    scale = run.loss_scale.value
+    run.adapter.grad_P[0] = math.inf
+    tick = step_together([run], FakePath(), ranks=one_rank, token_budget=1000)
+    assert tick.stepped[0].failure is None
+    assert run.loss_scale.value == scale / 2
+    assert run.adapter.values["w"].tolist() == [0.0] * 4
+    tick = step_together([run], FakePath(), ranks=one_rank, token_budget=1000)
+    assert tick.stepped[0].grad_norm == pytest.approx(4.0)
+    torch.testing.assert_close(run.adapter.values["w"], torch.full((4,), -0.1))
 
 
-def test_dropout_draws_from_the_seed(base: BaseModel, rows: list[TokenisedRow]) -> None:
-    with adapter_on(base, LoraMethod(lora_rank=4, dropout=0.5)) as adapter, torch.no_grad():
-        for weight in adapter.parameters.values():
-            weight.fill_(0.1)
-        losses = []
-        for seed in (1, 1, 2):
-            seed_everything(seed, 0)
-            losses.append(float(loss_sum(adapter.network, base, collate(rows, base.device)).loss))
-        assert losses[0] == losses[1] != losses[2]
+def test_in_fp16_a_gradient_that_overflows_at_no_scale_at_all_ends_the_run(one_rank: Ranks) -> None:
+    run = stepping(rows(2), precision=Precision.FP16)
+    for _ in range(40):
+        run.adapter.grad_P[0] = math.inf
+        tick = step_together([run], FakePath(), ranks=one_rank, token_budget=1000)
+        if tick.stepped[0].failure:
+            break
+    assert tick.stepped[0].failure
+    assert run.adapter.values["w"].tolist() == [0.0] * 4
+
+
+def test_the_loss_over_rows_does_not_depend_on_the_budget(one_rank: Ranks) -> None:
+    for budget in (3, 1000):
+        measure = measure_loss(FakePath(), None, rows(1, 2, 3), shared=False, ranks=one_rank, token_budget=budget)
+        assert (measure.loss, measure.supervised_tokens) == (1.0, 27)
