@@ -49,6 +49,7 @@ class Head:
         judged = Judged(torch.empty(rows, device=device), torch.empty(rows, dtype=torch.long, device=device))
         dx_RD = None if weights_R is None else self._arena.take("d_head_x", 0, tuple(x_RD.shape), x_RD.dtype)
         portion = max(1, min(rows, LOGITS_BYTES // (vocabulary * x_RD.itemsize)))
+        sums_R = None if weights_R is None else torch.empty(rows, device=device)
         room = self._arena.take("logits", 0, (portion, vocabulary), x_RD.dtype)
         for first in range(0, rows, portion):
             some = slice(first, min(first + portion, rows))
@@ -56,12 +57,14 @@ class Head:
             self._kernels.cross_entropy(
                 logits_RV,
                 targets_R[some],
-                None if weights_R is None else weights_R[some],
+                None if sums_R is None else sums_R[some],
                 losses_R=judged.losses_R[some],
                 correct_R=judged.correct_R[some],
             )
             if dx_RD is not None:
                 torch.mm(logits_RV, self._weights.head_VD, out=dx_RD[some])
+        if dx_RD is not None and sums_R is not None and weights_R is not None:
+            dx_RD *= (weights_R / sums_R)[:, None]
         return judged, dx_RD
 
     def backward(self, dx_RD: torch.Tensor, normed: Normed, selected_R: torch.Tensor, dh_TD: torch.Tensor) -> None:

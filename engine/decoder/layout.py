@@ -15,6 +15,9 @@ import torch
 # Documents share a bucket when the longest is at most this much longer than the shortest: by share, or by tokens.
 LONGER_SHARE, LONGER_TOKENS = 1.25, 8
 
+# Buckets' lengths are multiples of this: the kernels take so many numbers at once.
+STEP = 16
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -69,7 +72,7 @@ def lay_out(lengths: Sequence[int]) -> Layout:
     documents: list[tuple[int, int, int, int]] = []
     slot = 0
     for group in _alike(order, lengths):
-        padded = lengths[group[-1]]
+        padded = -(-lengths[group[-1]] // STEP) * STEP
         buckets.append(Bucket(len(group), padded, slot))
         for place in group:
             documents.append((begins[place], lengths[place], padded, slot))

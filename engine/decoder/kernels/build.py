@@ -18,8 +18,9 @@ from pathlib import Path
 SOURCES = Path(__file__).parent
 CACHE_VARIABLE = "TSUGIKI_KERNEL_CACHE"
 
-# Sums may be reordered, which is what makes them vector code. Not -ffast-math itself: it would make NaN undefined, and
-# linking with it turns off denormal numbers for the whole process.
+# Sums may be reordered and largest numbers chosen without a branch, which is what makes them vector code; the processor
+# carries a NaN through all the same. Not -ffast-math itself: linking with it turns off denormal numbers for the whole
+# process.
 OPTIONS = (
     "-std=c++17",
     "-O3",
@@ -32,6 +33,7 @@ OPTIONS = (
     "-fno-trapping-math",
     "-fno-signed-zeros",
     "-fassociative-math",
+    "-ffinite-math-only",
     "-freciprocal-math",
     "-ffp-contract=fast",
 )

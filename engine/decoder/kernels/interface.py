@@ -90,12 +90,13 @@ class Kernels(Protocol):
         self,
         logits_RV: torch.Tensor,
         targets_R: torch.Tensor,
-        weights_R: torch.Tensor | None,
+        sums_R: torch.Tensor | None,
         *,
         losses_R: torch.Tensor,
         correct_R: torch.Tensor,
     ) -> None:
         """Each row's loss in nats, and 1 where the target is the first of the likeliest tokens, else 0 (int64).
 
-        Where there are weights, the logits become the gradient of the weighted sum of losses; else they are lost.
+        Where sums_R is given, it becomes the sum of the powers e^(logit - largest), and the logits become the powers,
+        less the sum at the target: times weight / sum, that is the gradient of the weighted loss. Else they are lost.
         """

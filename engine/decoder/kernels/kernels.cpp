@@ -8,6 +8,10 @@
 
 using number = NUMBER;
 
+// Numbers taken at once where a row is a bucket's length, and the longest such row (see layout.py).
+constexpr int STEP = 16, LONGEST = 4096;
+constexpr float LOWEST = -3e38f;
+
 #define KERNEL extern "C"
 #define SIMD _Pragma("omp simd")
 #define ROWS _Pragma("omp parallel for schedule(static)")
@@ -74,19 +78,23 @@ KERNEL void swiglu(const number *gate_up, number *activation, int64_t rows, int6
 }
 
 // In place: gate and up become their gradients, and the activation's gradient becomes the activation.
+static void swiglu_backward_row(number *__restrict gate, number *__restrict up, number *__restrict a, int64_t inner) {
+    SIMD
+    for (int64_t i = 0; i < inner; i++) {
+        float g = to_float(gate[i]), u = to_float(up[i]), da = to_float(a[i]);
+        float sigmoid = 1.0f / (1.0f + exp_of(-g));
+        float silu = g * sigmoid;
+        store(gate + i, da * u * (sigmoid + silu * (1.0f - sigmoid)));
+        store(up + i, da * silu);
+        store(a + i, silu * u);
+    }
+}
+
 KERNEL void swiglu_backward(number *gate_up, number *activation_gradient, int64_t rows, int64_t inner) {
     ROWS
     for (int64_t row = 0; row < rows; row++) {
-        number *gate = gate_up + row * 2 * inner, *up = gate + inner, *a = activation_gradient + row * inner;
-        SIMD
-        for (int64_t i = 0; i < inner; i++) {
-            float g = to_float(gate[i]), u = to_float(up[i]), da = to_float(a[i]);
-            float sigmoid = 1.0f / (1.0f + exp_of(-g));
-            float silu = g * sigmoid;
-            store(gate + i, da * u * (sigmoid + silu * (1.0f - sigmoid)));
-            store(up + i, da * silu);
-            store(a + i, silu * u);
-        }
+        number *gate = gate_up + row * 2 * inner;
+        swiglu_backward_row(gate, gate + inner, activation_gradient + row * inner, inner);
     }
 }
 
@@ -96,19 +104,24 @@ struct Document {
 };
 
 // One head of one token: norm (if there are weights), rotate, store.
-static void rotate(const number *head, const float *norm, float epsilon, const float *cos, const float *sin, number *rotated,
-                   int64_t half) {
-    float scale = 1;
-    if (norm) {
-        float square = 0;
-        _Pragma("omp simd reduction(+ : square)")
-        for (int64_t i = 0; i < 2 * half; i++) square += to_float(head[i]) * to_float(head[i]);
-        scale = 1.0f / __builtin_sqrtf(square / float(2 * half) + epsilon);
+static void rotate(const number *__restrict head, const float *norm, float epsilon, const float *cos, const float *sin,
+                   number *__restrict rotated, int64_t half) {
+    if (!norm) {
+        SIMD
+        for (int64_t i = 0; i < half; i++) {
+            float a = to_float(head[i]), b = to_float(head[i + half]);
+            store(rotated + i, a * cos[i] - b * sin[i]);
+            store(rotated + i + half, b * cos[i] + a * sin[i]);
+        }
+        return;
     }
+    float square = 0;
+    _Pragma("omp simd reduction(+ : square)")
+    for (int64_t i = 0; i < 2 * half; i++) square += to_float(head[i]) * to_float(head[i]);
+    float scale = 1.0f / __builtin_sqrtf(square / float(2 * half) + epsilon);
     SIMD
     for (int64_t i = 0; i < half; i++) {
-        float a = to_float(head[i]), b = to_float(head[i + half]);
-        if (norm) a *= scale * norm[i], b *= scale * norm[i + half];
+        float a = to_float(head[i]) * scale * norm[i], b = to_float(head[i + half]) * scale * norm[i + half];
         store(rotated + i, a * cos[i] - b * sin[i]);
         store(rotated + i + half, b * cos[i] + a * sin[i]);
     }
@@ -128,6 +141,7 @@ static void rotate_backward(const number *rotated_gradient, const number *head, 
         return;
     }
     float square = 0, dot = 0;
+    _Pragma("omp simd reduction(+ : square, dot)")
     for (int64_t i = 0; i < half; i++) {
         float x = to_float(head[i]), y = to_float(head[i + half]), a = to_float(d[i]), b = to_float(d[i + half]);
         square += x * x + y * y;
@@ -135,6 +149,7 @@ static void rotate_backward(const number *rotated_gradient, const number *head, 
     }
     float scale = 1.0f / __builtin_sqrtf(square / float(2 * half) + epsilon);
     float along = dot * scale * scale / float(2 * half);
+    SIMD
     for (int64_t i = 0; i < half; i++) {
         float x = to_float(head[i]), y = to_float(head[i + half]), a = to_float(d[i]), b = to_float(d[i + half]);
         store(gradient + i, scale * (norm[i] * (a * cos[i] + b * sin[i]) - x * along));
@@ -227,73 +242,82 @@ KERNEL void heads_to_tokens(const number *in, const Document *documents, int64_t
 }
 
 // Rows of scores [.., length, length]: a softmax over the places up to the row's own, and zeros behind them.
+// Buckets' lengths are multiples of STEP, so that no loop has a remainder; what is behind the row's place is masked.
 KERNEL void causal_softmax(number *scores, float scale, int64_t rows, int64_t length) {
     ROWS
     for (int64_t row = 0; row < rows; row++) {
-        number *s = scores + row * length;
-        int64_t seen = row % length + 1;
-        float most = to_float(s[0]);
-        _Pragma("omp simd reduction(max : most)")
-        for (int64_t i = 1; i < seen; i++) {
-            float value = to_float(s[i]);
-            most = value > most ? value : most;
-        }
-        float total = 0;
+        number *__restrict s = scores + row * length;
+        int seen = int(row % length) + 1, steps = (seen + STEP - 1) / STEP * STEP;
+        float powers[LONGEST], peak = LOWEST, total = 0;
+        SIMD
+        for (int i = 0; i < steps; i++) powers[i] = to_float(s[i]);
+        for (int i = seen; i < steps; i++) powers[i] = LOWEST;
+        _Pragma("omp simd reduction(max : peak)")
+        for (int i = 0; i < steps; i++) peak = powers[i] > peak ? powers[i] : peak;
+        SIMD
+        for (int i = 0; i < steps; i++) powers[i] = exp_of((powers[i] - peak) * scale);
+        for (int i = seen; i < steps; i++) powers[i] = 0;
         _Pragma("omp simd reduction(+ : total)")
-        for (int64_t i = 0; i < seen; i++) total += exp_of((to_float(s[i]) - most) * scale);
+        for (int i = 0; i < steps; i++) total += powers[i];
         float share = 1.0f / total;
         SIMD
-        for (int64_t i = 0; i < seen; i++) store(s + i, exp_of((to_float(s[i]) - most) * scale) * share);
-        fill_zero(s + seen, length - seen);
+        for (int i = 0; i < steps; i++) store(s + i, powers[i] * share);
+        fill_zero(s + steps, length - steps);
     }
 }
 
-// In place of the gradient of the probabilities: that of the scores.
-KERNEL void causal_softmax_backward(const number *probabilities, number *gradient, float scale, int64_t rows, int64_t length) {
+// In place of the gradient of the probabilities: that of the scores. The probabilities' zeros mask what is not seen.
+KERNEL void causal_softmax_backward(const number *probabilities, number *gradient, float scale, int64_t rows,
+                                    int64_t length) {
     ROWS
     for (int64_t row = 0; row < rows; row++) {
-        const number *p = probabilities + row * length;
-        number *d = gradient + row * length;
-        int64_t seen = row % length + 1;
-        float dot = 0;
+        const number *__restrict p = probabilities + row * length;
+        number *__restrict d = gradient + row * length;
+        int64_t steps = (row % length + STEP) / STEP * STEP;
+        float products[STEP] = {}, dot = 0;
+        for (int64_t i = 0; i < steps; i += STEP)
+            SIMD
+            for (int64_t j = 0; j < STEP; j++) products[j] += to_float(p[i + j]) * to_float(d[i + j]);
         _Pragma("omp simd reduction(+ : dot)")
-        for (int64_t i = 0; i < seen; i++) dot += to_float(p[i]) * to_float(d[i]);
-        SIMD
-        for (int64_t i = 0; i < seen; i++) store(d + i, to_float(p[i]) * (to_float(d[i]) - dot) * scale);
-        fill_zero(d + seen, length - seen);
+        for (int64_t j = 0; j < STEP; j++) dot += products[j];
+        for (int64_t i = 0; i < steps; i += STEP)
+            SIMD
+            for (int64_t j = 0; j < STEP; j++)
+                store(d + i + j, to_float(p[i + j]) * (to_float(d[i + j]) - dot) * scale);
+        fill_zero(d + steps, length - steps);
     }
 }
 
-// Loss in nats of each row and whether its target is the likeliest (the first of equals). Where there are weights,
-// the logits become their weighted gradient.
-KERNEL void cross_entropy(number *logits, const int64_t *targets, const float *weights, float *losses, int64_t *correct,
+// Loss in nats of each row, and whether its target is the likeliest (the first of equals). Where sums are asked for,
+// they are those of the powers e^(logit - largest), and the logits become the powers, less the sum at the target:
+// times weight / sum, that is the gradient of a weighted loss. It is left to whoever multiplies with the head's
+// matrix, on a row a hundred times shorter.
+KERNEL void cross_entropy(number *logits, const int64_t *targets, float *sums, float *losses, int64_t *correct,
                           int64_t rows, int64_t width) {
     ROWS
     for (int64_t row = 0; row < rows; row++) {
-        number *l = logits + row * width;
+        number *__restrict l = logits + row * width;
         int64_t target = targets[row];
-        float wanted = to_float(l[target]), before = wanted, behind = wanted;
-        int equals = 0;
-        _Pragma("omp simd reduction(max : before) reduction(+ : equals)")
-        for (int64_t i = 0; i < target; i++) {
-            float value = to_float(l[i]);
-            before = value > before ? value : before;
-            equals += value == wanted;
-        }
+        float wanted = to_float(l[target]), before = LOWEST, behind = wanted, total = 0;
+        _Pragma("omp simd reduction(max : before)")
+        for (int64_t i = 0; i < target; i++) before = to_float(l[i]) > before ? to_float(l[i]) : before;
         _Pragma("omp simd reduction(max : behind)")
-        for (int64_t i = target + 1; i < width; i++) {
-            float value = to_float(l[i]);
-            behind = value > behind ? value : behind;
+        for (int64_t i = target + 1; i < width; i++) behind = to_float(l[i]) > behind ? to_float(l[i]) : behind;
+        float most = before > behind ? before : behind;
+        correct[row] = before < wanted && behind == wanted;
+        if (sums) {
+            _Pragma("omp simd reduction(+ : total)")
+            for (int64_t i = 0; i < width; i++) {
+                float power = exp_of(to_float(l[i]) - most);
+                store(l + i, power);
+                total += power;
+            }
+            sums[row] = total;
+            store(l + target, exp_of(wanted - most) - total);
+        } else {
+            _Pragma("omp simd reduction(+ : total)")
+            for (int64_t i = 0; i < width; i++) total += exp_of(to_float(l[i]) - most);
         }
-        float most = before > behind ? before : behind, total = 0;
-        _Pragma("omp simd reduction(+ : total)")
-        for (int64_t i = 0; i < width; i++) total += exp_of(to_float(l[i]) - most);
         losses[row] = __builtin_logf(total) + most - wanted;
-        correct[row] = most == wanted && equals == 0;
-        if (!weights) continue;
-        float share = weights[row] / total;
-        SIMD
-        for (int64_t i = 0; i < width; i++) store(l + i, exp_of(to_float(l[i]) - most) * share);
-        store(l + target, exp_of(wanted - most) * share - weights[row]);
     }
 }

@@ -102,14 +102,14 @@ class NativeKernels:
         self,
         logits_RV: torch.Tensor,
         targets_R: torch.Tensor,
-        weights_R: torch.Tensor | None,
+        sums_R: torch.Tensor | None,
         *,
         losses_R: torch.Tensor,
         correct_R: torch.Tensor,
     ) -> None:
         """See `Kernels`."""
         made = (_at(losses_R), _at(correct_R))
-        self._call["cross_entropy"](_at(logits_RV), _at(targets_R), _at(weights_R), *made, *logits_RV.shape)
+        self._call["cross_entropy"](_at(logits_RV), _at(targets_R), _at(sums_R), *made, *logits_RV.shape)
 
 
 def _at(tensor: torch.Tensor | None) -> int | None:

@@ -105,19 +105,21 @@ class ReferenceKernels:
         self,
         logits_RV: torch.Tensor,
         targets_R: torch.Tensor,
-        weights_R: torch.Tensor | None,
+        sums_R: torch.Tensor | None,
         *,
         losses_R: torch.Tensor,
         correct_R: torch.Tensor,
     ) -> None:
         """See `Kernels`."""
-        log_probabilities_RV = logits_RV.float().log_softmax(-1)
-        losses_R.copy_(-log_probabilities_RV.gather(1, targets_R[:, None])[:, 0])
+        largest_R = logits_RV.float().amax(-1)
+        powers_RV = torch.exp(logits_RV.float() - largest_R[:, None])
+        total_R, at_targets_R1 = powers_RV.sum(-1), targets_R[:, None]
+        losses_R.copy_(total_R.log() + largest_R - logits_RV.gather(1, at_targets_R1)[:, 0])
         correct_R.copy_(logits_RV.argmax(-1) == targets_R)
-        if weights_R is not None:
-            gradient_RV = log_probabilities_RV.exp_()
-            gradient_RV.scatter_add_(1, targets_R[:, None], gradient_RV.new_full((len(targets_R), 1), -1))
-            logits_RV.copy_(gradient_RV * weights_R[:, None])
+        if sums_R is not None:
+            sums_R.copy_(total_R)
+            powers_RV.scatter_add_(1, at_targets_R1, -total_R[:, None])
+            logits_RV.copy_(powers_RV)
 
 
 def bucket_part(heads: torch.Tensor, bucket: Bucket, shape: torch.Size) -> torch.Tensor:
