@@ -17,7 +17,7 @@ from domain.runs import BottleneckMethod, FullMethod, LoraInit, LoraMethod, RunS
 from engine.adapter import Adapter, LoraSite, SiteShape, lora_names
 from engine.atomic import sync
 from engine.failures import BadData
-from engine.inits import bottleneck_names
+from engine.general.bottleneck import bottleneck_names
 from engine.model_copy import copy_model
 from engine.path import Path as ComputePath
 from engine.peft_format import patterned, write_peft, write_text

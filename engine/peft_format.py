@@ -6,7 +6,7 @@ never located, because the folder travels. Read with torch alone: peft takes sec
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -192,14 +192,11 @@ def expected_shapes(
     return shapes
 
 
-def bias_name(parameter: str, adapted: Collection[str]) -> str:
-    """A trained bias's name in the file: that of an adapted layer lies one module deeper, in what peft wraps."""
-    module = parameter.removesuffix(BIAS)
-    return PREFIX + module + (ADAPTED_BIAS if module in adapted else BIAS)
-
-
 def bias_parameter(name: str) -> str | None:
-    """The base's parameter that a tensor of the file replaces, or None where it is no bias."""
+    """The base's parameter that a tensor of the file replaces, or None where it is no bias.
+
+    The bias of an adapted layer lies one module deeper, in what peft wraps.
+    """
     if not name.endswith(BIAS):
         return None
     return name.removeprefix(PREFIX).removesuffix(ADAPTED_BIAS).removesuffix(BIAS) + BIAS

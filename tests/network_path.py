@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from domain.runs import LoraInit, LoraMethod
+from domain.runs import LoraBias, LoraInit, LoraMethod
 from engine.adapter import Adapter
+from engine.inits import initial
 from engine.path import LinearShape
 
 IDS = torch.tensor([[1, 40, 41, 42, 17, 5], [9, 8, 7, 6, 30, 2]])
@@ -45,12 +46,24 @@ class NetworkPath:
         weight: torch.Tensor = module.weight.detach().float()
         return weight.T if isinstance(module, Conv1D) else weight
 
-    def named_weights(self) -> Mapping[str, torch.Tensor]:
-        return {name: weight.detach() for name, weight in self.network.named_parameters()}
-
-    def blocks(self) -> Mapping[str, int]:
+    @property
+    def bottleneck_sites(self) -> Sequence[tuple[str, int]]:
         hidden = self.network.config.hidden_size
-        return {name: hidden for name, _ in self.network.named_modules() if name.endswith((".attn", "_attn", ".mlp"))}
+        names = [name for name, _ in self.network.named_modules()]
+        return [(name, hidden) for name in names if name.endswith((".attn", ".self_attn", ".mlp"))]
+
+    def biases(self, method: LoraMethod, targets: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        found = {}
+        for name, bias in self.full_parameters().items():
+            module = name.removesuffix(".bias")
+            wanted = {LoraBias.NONE: False, LoraBias.LORA_ONLY: module in targets, LoraBias.ALL: True}[method.bias]
+            if name.endswith(".bias") and wanted:
+                wrapped = ".base_layer" if module in targets else ""
+                found[f"base_model.model.{module}{wrapped}.bias"] = bias
+        return found
+
+    def full_parameters(self) -> Mapping[str, torch.Tensor]:
+        return {name: weight.detach() for name, weight in self.network.named_parameters()}
 
     def flops(self, tokens: int, supervised_tokens: int) -> float:
         raise NotImplementedError
@@ -87,6 +100,11 @@ def quiet_peft() -> Iterator[None]:
         # peft asks transformers for a property that transformers has renamed.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
+
+
+def adapter_on(path: NetworkPath, method: LoraMethod) -> Adapter:
+    """A fresh adapter of ours."""
+    return initial(method, path, seed=1, base_model=Path(), rows=())
 
 
 def peft_config(path: NetworkPath, method: LoraMethod) -> LoraConfig:

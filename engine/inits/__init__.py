@@ -21,12 +21,12 @@ from domain.plans import Precision
 from domain.runs import MAX_LORA_RANK, BottleneckMethod, FullMethod, LoraBias, LoraInit, LoraMethod, Method
 from engine.adapter import Adapter, SiteShape, lora_names
 from engine.failures import BadData
+from engine.general.bottleneck import bottleneck_names
 from engine.path import LinearShape, Path
-from engine.peft_format import bias_name
 from engine.targets import select_sites
 from engine.tokenise import TokenisedRow
 
-__all__ = ["OpenPath", "bottleneck_names", "initial", "initial_adapter", "initial_bottleneck", "initial_full"]
+__all__ = ["OpenPath", "initial", "initial_adapter", "initial_bottleneck", "initial_full"]
 
 # nn.Linear's own: uniform within +-1/sqrt(in_features).
 KAIMING_SLOPE = math.sqrt(5)
@@ -41,11 +41,15 @@ Factors = tuple[torch.Tensor, torch.Tensor]
 class OpenPath(Path, Protocol):
     """What a path shows besides, where it trains more than factors: biases, bottlenecks, every weight."""
 
-    def named_weights(self) -> Mapping[str, torch.Tensor]:
-        """The base's weights by transformers' parameter names, a tied weight under its first one."""
-
-    def blocks(self) -> Mapping[str, int]:
+    @property
+    def bottleneck_sites(self) -> Sequence[tuple[str, int]]:
         """The attention and feed-forward blocks by transformers' module names, with the width of their output."""
+
+    def biases(self, method: LoraMethod, targets: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        """The base's biases that a method trains when it adapts `targets`, by the names of PEFT's files."""
+
+    def full_parameters(self) -> Mapping[str, torch.Tensor]:
+        """The base's weights by transformers' parameter names, tied ones once."""
 
 
 def initial(
@@ -64,17 +68,17 @@ def initial(
     """
     match method:
         case FullMethod():
-            return initial_full(_opened(path).named_weights())
+            return initial_full(_opened(path).full_parameters())
         case BottleneckMethod():
-            return initial_bottleneck(method, _opened(path).blocks(), seed, path.device)
+            return initial_bottleneck(method, _opened(path).bottleneck_sites, seed, path.device)
     directions: Mapping[str, torch.Tensor] = {}
     if method.init is LoraInit.EVA:
         eva = importlib.import_module("engine.inits.eva")
         directions = eva.input_directions(base_model, precision, rows, method, device=path.device)
     biases: Mapping[str, torch.Tensor] = {}
     if method.bias is not LoraBias.NONE:
-        weights = _opened(path).named_weights()
-        biases = {name: weight for name, weight in weights.items() if name.endswith(".bias")}
+        adapted = [site.linear for site in select_sites(path.linears, method)]
+        biases = _opened(path).biases(method, adapted)
     return initial_adapter(path, method, seed, biases=biases, directions=directions)
 
 
@@ -94,7 +98,7 @@ def initial_adapter(
 ) -> Adapter:
     """A LoRA adapter at its beginning, on the path's device. The base with it computes what the bare base does.
 
-    biases: the base's biases by transformers' parameter names, of which `method.bias` says which are trained.
+    biases: those the method trains, by the names of PEFT's files.
     directions: EVA's A of every adapted layer, from `engine.inits.eva`. Raises BadData where the base has no layer of
     the method's, or a layer is too small for its rank.
     """
@@ -112,7 +116,7 @@ def initial_adapter(
         if method.use_dora:
             # B A is zero, or B0 A0 is taken out of W and added again: V is W.
             initial[magnitude] = torch.linalg.vector_norm(path.weight(site.linear).float(), dim=1)
-    initial |= _trained_biases(method, {site.linear for site in sites}, biases or {})
+    initial |= biases or {}
     on_device = {name: tensor.to(path.device) for name, tensor in initial.items()}
     return Adapter(method, on_device, sites=sites, starts=starts)
 
@@ -173,36 +177,23 @@ FACTORS: Mapping[LoraInit, Callable[[_Beginning], Factors]] = {
 }
 
 
-def _trained_biases(
-    method: LoraMethod, adapted: set[str], biases: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    wanted = {
-        LoraBias.NONE: {},
-        LoraBias.LORA_ONLY: {name: bias for name, bias in biases.items() if name.removesuffix(".bias") in adapted},
-        LoraBias.ALL: biases,
-    }[method.bias]
-    return {bias_name(name, adapted): bias for name, bias in wanted.items()}
-
-
 def initial_full(parameters: Mapping[str, torch.Tensor]) -> Adapter:
     """Every weight of the base, trained: by transformers' parameter names, a tied weight under its first one."""
     return Adapter(FullMethod(), parameters)
 
 
-def initial_bottleneck(method: BottleneckMethod, sites: Mapping[str, int], seed: int, device: torch.device) -> Adapter:
-    """Bottlenecks that add nothing yet. `sites`: the modules whose output passes through one, with its width H."""
+def initial_bottleneck(
+    method: BottleneckMethod, sites: Sequence[tuple[str, int]], seed: int, device: torch.device
+) -> Adapter:
+    """Bottlenecks that add nothing yet, behind modules of given names and widths H. Raises BadData without any."""
+    if not sites:
+        raise BadData("The base model has no blocks that this engine knows how to put bottlenecks behind.")
     generator = torch.Generator().manual_seed(seed)
     initial: dict[str, torch.Tensor] = {}
-    for site, hidden in sites.items():
-        names = bottleneck_names(site)
+    for site, hidden in sites:
         down_WH = torch.empty(method.width, hidden)
         nn.init.kaiming_uniform_(down_WH, a=KAIMING_SLOPE, generator=generator)
         tensors = (down_WH, torch.zeros(method.width), torch.zeros(hidden, method.width), torch.zeros(hidden))
-        initial |= {name: tensor.to(device) for name, tensor in zip(names, tensors, strict=True)}
+        named = zip(bottleneck_names(site), tensors, strict=True)
+        initial |= {name: tensor.to(device) for name, tensor in named}
     return Adapter(method, initial)
-
-
-def bottleneck_names(site: str) -> tuple[str, str, str, str]:
-    """The names of down [W, H], its bias [W], up [H, W] and its bias [H] behind the module `site`."""
-    name = f"{site}.bottleneck"
-    return f"{name}.down.weight", f"{name}.down.bias", f"{name}.up.weight", f"{name}.up.bias"

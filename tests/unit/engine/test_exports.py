@@ -12,8 +12,8 @@ from domain.runs import BottleneckMethod, FullMethod, LoraBias, LoraInit, LoraMe
 from engine.adapter import Adapter, lora_names
 from engine.exports import TOLERANCE, export, plain_lora, read_bottleneck
 from engine.failures import BadBaseModel, BadData
-from engine.inits import initial_adapter, initial_bottleneck, initial_full
-from tests.network_path import NetworkPath, by_hand, disturb, load, loaded_by_peft, logits, write_tiny_gpt2
+from engine.inits import initial_bottleneck, initial_full
+from tests.network_path import NetworkPath, adapter_on, by_hand, disturb, load, loaded_by_peft, logits, write_tiny_gpt2
 from tests.tiny_engine import tiny_spec
 
 CPU = torch.device("cpu")
@@ -26,9 +26,8 @@ def folders(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapp
 
 
 def pissa(path: NetworkPath, **changes: Any) -> Adapter:
-    biases = {name: weight for name, weight in path.named_weights().items() if name.endswith(".bias")}
     method = LoraMethod(lora_rank=RANK, alpha=6.0, init=LoraInit.PISSA).model_copy(update=changes)
-    return initial_adapter(path, method, 1, biases=biases)
+    return adapter_on(path, method)
 
 
 def exported(adapter: Adapter, path: NetworkPath, folder: Path, base: Path) -> dict[str, Any]:
@@ -145,7 +144,7 @@ def test_an_untrained_pissa_run_exports_an_adapter_that_does_nothing(
 def test_other_starts_leave_as_they_are(folders: Mapping[str, Path], tmp_path: Path) -> None:
     base = folders["llama"]
     path = NetworkPath(load(base))
-    adapter = initial_adapter(path, LoraMethod(lora_rank=RANK), 1)
+    adapter = adapter_on(path, LoraMethod(lora_rank=RANK))
     disturb(adapter)
     spec = tiny_spec(total_steps=1, method=adapter.method)
     assert export(adapter, path, tmp_path, spec=spec, base_model=base) == ()
@@ -158,7 +157,7 @@ def test_other_starts_leave_as_they_are(folders: Mapping[str, Path], tmp_path: P
 def test_a_full_run_leaves_as_an_ordinary_model_folder(folders: Mapping[str, Path], tmp_path: Path) -> None:
     for name, base in folders.items():
         path = NetworkPath(load(base))
-        adapter = initial_full(path.named_weights())
+        adapter = initial_full(path.full_parameters())
         disturb(adapter)
         out = tmp_path / name
         export(adapter, path, out, spec=tiny_spec(total_steps=1, method=FullMethod()), base_model=base)
@@ -172,7 +171,7 @@ def test_a_full_model_keeps_the_number_format_of_its_base(folders: Mapping[str, 
     base = tmp_path / "bf16"
     load(folders["llama"], torch.bfloat16).save_pretrained(base)
     path = NetworkPath(load(base))
-    adapter = initial_full(path.named_weights())
+    adapter = initial_full(path.full_parameters())
     disturb(adapter)
     export(adapter, path, tmp_path / "out", spec=tiny_spec(total_steps=1, method=FullMethod()), base_model=base)
     written = load_file(tmp_path / "out" / "model.safetensors")
@@ -183,7 +182,7 @@ def test_a_full_model_keeps_the_number_format_of_its_base(folders: Mapping[str, 
 
 def test_a_full_model_of_another_base_is_refused(folders: Mapping[str, Path], tmp_path: Path) -> None:
     path = NetworkPath(load(folders["gpt2"]))
-    adapter = initial_full(path.named_weights())
+    adapter = initial_full(path.full_parameters())
     with pytest.raises(BadBaseModel):
         export(
             adapter,
@@ -197,11 +196,16 @@ def test_a_full_model_of_another_base_is_refused(folders: Mapping[str, Path], tm
 def test_bottlenecks_are_read_as_they_were_written(folders: Mapping[str, Path], tmp_path: Path) -> None:
     path = NetworkPath(load(folders["llama"]))
     method = BottleneckMethod(width=6)
-    adapter = initial_bottleneck(method, path.blocks(), 1, CPU)
+    adapter = initial_bottleneck(method, path.bottleneck_sites, 1, CPU)
     disturb(adapter)
     export(adapter, path, tmp_path, spec=tiny_spec(total_steps=1, method=method), base_model=folders["llama"])
     config = json.loads((tmp_path / "bottleneck_config.json").read_text())
-    assert config == {"base_model_name_or_path": "tiny", "sites": path.blocks(), "type": "bottleneck", "width": 6}
+    assert config == {
+        "base_model_name_or_path": "tiny",
+        "sites": dict(path.bottleneck_sites),
+        "type": "bottleneck",
+        "width": 6,
+    }
     read = read_bottleneck(tmp_path, CPU)
     assert read.method == method
     assert read.shapes == adapter.shapes
@@ -211,7 +215,7 @@ def test_bottlenecks_are_read_as_they_were_written(folders: Mapping[str, Path], 
 def test_damaged_bottlenecks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData):
         read_bottleneck(tmp_path, CPU)
-    adapter = initial_bottleneck(BottleneckMethod(width=6), {"block": 16}, 1, CPU)
+    adapter = initial_bottleneck(BottleneckMethod(width=6), [("block", 16)], 1, CPU)
     spec = tiny_spec(total_steps=1, method=adapter.method)
     export(adapter, NetworkPathless(), tmp_path, spec=spec, base_model=tmp_path)  # type: ignore[arg-type]
     weights = tmp_path / "bottleneck.safetensors"

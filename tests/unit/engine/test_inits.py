@@ -1,7 +1,6 @@
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,16 @@ import torch
 from peft import EvaConfig, LoraConfig, get_peft_model, get_peft_model_state_dict, initialize_lora_eva_weights
 from torch.nn.utils.rnn import pad_sequence
 
-from domain.plans import Precision
+from domain.plans import Precision, Quantisation
 from domain.runs import BottleneckMethod, FullMethod, LoraBias, LoraInit, LoraMethod
 from engine.adapter import lora_names
 from engine.failures import BadData
-from engine.inits import bottleneck_names, initial, initial_adapter, initial_bottleneck, initial_full
+from engine.general.bottleneck import bottleneck_names
+from engine.general.path import GeneralPath
+from engine.inits import OpenPath, initial, initial_adapter, initial_bottleneck, initial_full
 from engine.inits.eva import input_directions
 from engine.tokenise import TokenisedRow
-from tests.network_path import NetworkPath, by_hand, load, logits, peft_on, quiet_peft, write_tiny_gpt2
+from tests.network_path import NetworkPath, adapter_on, by_hand, load, logits, peft_on, quiet_peft, write_tiny_gpt2
 
 CPU = torch.device("cpu")
 
@@ -34,10 +35,6 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def gpt2(gpt2_folder: Path) -> NetworkPath:
     return NetworkPath(load(gpt2_folder))
-
-
-def biases_of(path: NetworkPath) -> Mapping[str, torch.Tensor]:
-    return {name: weight for name, weight in path.named_weights().items() if name.endswith(".bias")}
 
 
 def rows(count: int, length: int = 40) -> list[TokenisedRow]:
@@ -67,7 +64,7 @@ def test_names_and_shapes_are_those_of_pefts_files(gpt2: NetworkPath, bias: Lora
     method = LoraMethod(
         lora_rank=4, target_modules=("c_attn", "mlp.c_proj"), bias=bias, use_dora=dora, rank_pattern={"c_attn": 2}
     )
-    adapter = initial_adapter(gpt2, method, 1, biases=biases_of(gpt2))
+    adapter = adapter_on(gpt2, method)
     assert adapter.shapes == {name: tensor.shape for name, tensor in peft_state(gpt2, method).items()}
 
 
@@ -155,7 +152,7 @@ def test_doras_magnitudes_are_pefts(llama: NetworkPath, gpt2: NetworkPath, start
 @pytest.mark.parametrize("dora", [False, True])
 def test_an_untrained_adapter_changes_nothing(gpt2: NetworkPath, start: LoraInit, dora: bool) -> None:  # noqa: FBT001
     method = LoraMethod(lora_rank=4, init=start, use_dora=dora, bias=LoraBias.ALL)
-    adapter = initial_adapter(gpt2, method, 1, biases=biases_of(gpt2))
+    adapter = adapter_on(gpt2, method)
     torch.testing.assert_close(logits(by_hand(gpt2, adapter)), logits(gpt2.network), atol=1e-6, rtol=0)
 
 
@@ -246,14 +243,14 @@ def test_eva_reads_conv1d_layers(gpt2_folder: Path, gpt2: NetworkPath) -> None:
 def test_a_full_run_begins_with_the_base(gpt2: NetworkPath) -> None:
     adapter = initial(FullMethod(), gpt2, seed=1, base_model=Path(), rows=())
     assert list(adapter.values) == [name for name, _ in gpt2.network.named_parameters()]
-    assert all(torch.equal(adapter.values[name], weight) for name, weight in gpt2.named_weights().items())
-    assert initial_full(gpt2.named_weights()).parameters == sum(w.numel() for w in gpt2.network.parameters())
+    assert all(torch.equal(adapter.values[name], weight) for name, weight in gpt2.full_parameters().items())
+    assert initial_full(gpt2.full_parameters()).parameters == sum(w.numel() for w in gpt2.network.parameters())
 
 
 def test_a_bottleneck_adds_nothing_at_first(llama: NetworkPath) -> None:
     adapter = initial(BottleneckMethod(width=8), llama, seed=1, base_model=Path(), rows=())
     assert len(adapter.shapes) == 2 * 2 * 4
-    for site, hidden in llama.blocks().items():
+    for site, hidden in llama.bottleneck_sites:
         down, down_bias, up, up_bias = (adapter.values[name] for name in bottleneck_names(site))
         assert (down.shape, down_bias.shape, up.shape, up_bias.shape) == ((8, hidden), (8,), (hidden, 8), (hidden,))
         assert 0 < down.abs().max() <= 1 / math.sqrt(hidden)
@@ -261,7 +258,7 @@ def test_a_bottleneck_adds_nothing_at_first(llama: NetworkPath) -> None:
 
 
 def test_bottlenecks_of_one_seed_are_equal() -> None:
-    one, same, other = (initial_bottleneck(BottleneckMethod(), {"block": 16}, seed, CPU) for seed in (1, 1, 2))
+    one, same, other = (initial_bottleneck(BottleneckMethod(), [("block", 16)], seed, CPU) for seed in (1, 1, 2))
     assert torch.equal(one.masters_P, same.masters_P)
     assert not torch.equal(one.masters_P, other.masters_P)
 
@@ -274,6 +271,22 @@ def test_trained_biases_begin_with_the_bases(gpt2: NetworkPath) -> None:
     for layer in range(2):
         bias = gpt2.network.transformer.h[layer].mlp.c_fc.bias
         assert torch.equal(trained[f"base_model.model.transformer.h.{layer}.mlp.c_fc.base_layer.bias"], bias)
+
+
+def test_the_general_path_shows_what_every_method_needs(gpt2_folder: Path, gpt2: NetworkPath) -> None:
+    path = GeneralPath.load(
+        gpt2_folder, Precision.FP32, CPU, quantisation=Quantisation.NONE, activation_checkpointing=False
+    )
+    assert isinstance(path, OpenPath)
+    for method in (FullMethod(), BottleneckMethod(width=4), LoraMethod(bias=LoraBias.ALL, use_dora=True)):
+        ours, expected = (initial(method, shown, seed=1, base_model=Path(), rows=()) for shown in (path, gpt2))
+        assert ours.shapes == expected.shapes
+        assert torch.equal(ours.masters_P, expected.masters_P)
+
+
+def test_a_base_without_known_blocks_gets_no_bottlenecks() -> None:
+    with pytest.raises(BadData):
+        initial_bottleneck(BottleneckMethod(), [], 1, CPU)
 
 
 @pytest.mark.parametrize("method", [FullMethod(), BottleneckMethod(), LoraMethod(bias=LoraBias.ALL)])

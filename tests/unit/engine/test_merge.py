@@ -11,9 +11,8 @@ from transformers import AutoTokenizer
 
 from domain.runs import LoraBias, LoraInit, LoraMethod
 from engine.exports import export
-from engine.inits import initial_adapter
 from engine.merge import main
-from tests.network_path import NetworkPath, disturb, load, loaded_by_peft, logits, write_tiny_gpt2
+from tests.network_path import NetworkPath, adapter_on, disturb, load, loaded_by_peft, logits, write_tiny_gpt2
 from tests.tiny_engine import tiny_spec
 
 METHODS = {
@@ -47,8 +46,7 @@ def _without_prefix(folder: Path) -> Path:
 
 def adapter_of(base: Path, folder: Path, method: LoraMethod) -> Path:
     path = NetworkPath(load(base))
-    biases = {name: weight for name, weight in path.named_weights().items() if name.endswith(".bias")}
-    adapter = initial_adapter(path, method, 1, biases=biases)
+    adapter = adapter_on(path, method)
     disturb(adapter)
     export(adapter, path, folder, spec=tiny_spec(total_steps=1, method=method), base_model=base)
     return folder

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from domain.runs import LoraBias, LoraMethod
 from engine.adapter import Adapter
 from engine.failures import BadData
-from engine.inits import initial_adapter
-from engine.peft_format import bias_name, bias_parameter, patterned, read_adapter, read_method, write_peft
+from engine.peft_format import bias_parameter, patterned, read_adapter, read_method, write_peft
 from engine.targets import select_sites
 from tests.network_path import (
     NetworkPath,
+    adapter_on,
     by_hand,
     disturb,
     load,
@@ -70,8 +70,7 @@ def fitted(method: LoraMethod, path: NetworkPath) -> LoraMethod:
 
 
 def trained(path: NetworkPath, method: LoraMethod) -> Adapter:
-    biases = {name: weight for name, weight in path.named_weights().items() if name.endswith(".bias")}
-    adapter = initial_adapter(path, fitted(method, path), 1, biases=biases)
+    adapter = adapter_on(path, fitted(method, path))
     disturb(adapter)
     return adapter
 
@@ -220,8 +219,6 @@ def test_missing_damaged_or_foreign_weights_are_refused(folders: Mapping[str, Pa
 
 
 def test_a_bias_goes_by_the_name_of_the_module_peft_wraps() -> None:
-    assert bias_name("h.0.c_fc.bias", {"h.0.c_fc"}) == "base_model.model.h.0.c_fc.base_layer.bias"
-    assert bias_name("h.0.ln.bias", {"h.0.c_fc"}) == "base_model.model.h.0.ln.bias"
     assert bias_parameter("base_model.model.h.0.c_fc.base_layer.bias") == "h.0.c_fc.bias"
     assert bias_parameter("base_model.model.h.0.ln.bias") == "h.0.ln.bias"
     assert bias_parameter("base_model.model.h.0.c_fc.lora_A.weight") is None
