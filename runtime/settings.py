@@ -60,9 +60,10 @@ class Settings(BaseSettings):
     threads_per_rank: Annotated[int, Field(ge=1)] = 1
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
-    token_budget: Annotated[int, Field(ge=1)] = Field(
-        default=1024, description="Tokens of a micro-batch, padding included."
+    token_budget: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Tokens of a pass on one rank; none for what was measured to be fastest."
     )
+    prewarm: bool = Field(default=True, description="Keep an engine process that is ready for the next job.")
 
     max_body_bytes: Annotated[int, Field(ge=1)] = Field(default=1 << 20, description="A JSON body's size.")
     max_file_bytes: Annotated[int, Field(ge=1)] = Field(default=512 << 20, description="An uploaded file's size.")

@@ -5,18 +5,21 @@ import threading
 from pathlib import Path
 
 from domain.plans import Compute, ControlRecord, EngineManifest, RunFailure, RunPlan, RunReport, RunStopped, TrainPlan
+from runtime.processes import ChildProcess
 from runtime.wiring import Runtime
 from services.leases import Claim, ResumePoint
 from workers import verdicts
+from workers.calibration import Calibrations
 from workers.checkpoints import CheckpointUploads
 from workers.engine_process import Launcher, Workspace
 from workers.evaluating import Evaluating
 from workers.fence import Fence
-from workers.inputs import fetch_resume_point, fetch_rows, link_base_model
+from workers.inputs import BASE_MODEL, fetch_resume_point, fetch_rows, link_base_model
 from workers.patience import Patience, StopAsked
 from workers.progress import ProgressReport
-from workers.supervisor import Exit, Supervisor
+from workers.supervisor import EndedBy, Exit, Supervisor
 from workers.verdicts import Verdict
+from workers.warm import WarmEngine
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +28,19 @@ class Attempt:
     """One claim being worked on in a scratch folder. `run` may be called once."""
 
     def __init__(
-        self, runtime: Runtime, held: Claim, fence: Fence, *, stop: threading.Event, launcher: Launcher, folder: Path
+        self,
+        runtime: Runtime,
+        held: Claim,
+        fence: Fence,
+        *,
+        stop: threading.Event,
+        launcher: Launcher,
+        warm: WarmEngine,
+        calibrations: Calibrations,
+        folder: Path,
     ) -> None:
-        self._runtime, self._held, self._fence, self._launcher, self._folder = runtime, held, fence, launcher, folder
+        self._runtime, self._held, self._fence, self._folder = runtime, held, fence, folder
+        self._launcher, self._warm, self._calibrations = launcher, warm, calibrations
         self._run_id = held.job.hex
         self._supervisor = Supervisor(runtime.settings, fence, stop)
         self._workspace = Workspace.create(folder / "train")
@@ -62,7 +75,13 @@ class Attempt:
         rows = {inputs / "train.jsonl": data.train, inputs / "validation.jsonl": data.validation}
         fetch_rows(self._runtime, self._held, rows, patience)
         link_base_model(self._runtime, self._held, self._workspace.inputs, patience)
+        self._warm.base_model = self._base_model
         return fetch_resume_point(self._runtime, self._held, inputs / "checkpoint", patience)
+
+    @property
+    def _base_model(self) -> Path:
+        """Where the node keeps it."""
+        return (self._workspace.inputs / BASE_MODEL).resolve()
 
     def _pause(self, seconds: float) -> None:
         if self._supervisor.must_end:
@@ -78,13 +97,8 @@ class Attempt:
         if resume is not None:
             kept = self._workspace.inputs / self._run_id / "checkpoint" / "checkpoint.json"
             return EngineManifest.model_validate_json(kept.read_bytes()).compute
-        settings = self._runtime.settings
-        return Compute(
-            world_size=settings.ranks,
-            threads_per_rank=settings.threads_per_rank,
-            device=settings.device,
-            precision=settings.precision,
-            token_budget=settings.token_budget,
+        return self._calibrations.compute_for(
+            self._held.base_model.digest, self._base_model, self._folder / "calibrate", self._supervisor
         )
 
     def _uploads(self, report: ProgressReport, resume: ResumePoint | None) -> CheckpointUploads:
@@ -104,8 +118,21 @@ class Attempt:
             uploads.follow()
             return told
 
+        if (waiting := self._warm.take(plan.compute)) is not None:
+            ended = self._supervisor.run(
+                waiting.child,
+                follow=follow,
+                ask_to_stop=self._order_stop,
+                begin=lambda: waiting.order(self._workspace),
+            )
+            # A process that ended before it had told anything of the run has done nothing a cold one could not.
+            if ended.by is EndedBy.STOP or self._out.exists():
+                return self._note(ended, waiting.child)
+            log.warning("job %s: %s A cold one is started.\n%s", self._held.job, ended.told, waiting.child.log_tail())
         child = self._launcher.describe("train", self._workspace, compute=plan.compute)
-        ended = self._supervisor.run(child, follow=follow, ask_to_stop=self._order_stop)
+        return self._note(self._supervisor.run(child, follow=follow, ask_to_stop=self._order_stop), child)
+
+    def _note(self, ended: Exit, child: ChildProcess) -> Exit:
         if ended.status:
             log.warning("job %s: %s\n%s", self._held.job, ended.told, child.log_tail())
         return ended

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,15 +12,19 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel
 
-from domain.plans import Compute, EvaluatePlan, InspectPlan, TrainPlan
+from domain.plans import CalibratePlan, Compute, EvaluatePlan, InspectPlan, TrainPlan
+from domain.warm import WarmPlan
 from runtime.processes import ChildProcess
 
-Verb = Literal["train", "evaluate", "inspect"]
+Verb = Literal["train", "evaluate", "inspect", "calibrate", "warm"]
+Plan = TrainPlan | EvaluatePlan | InspectPlan | CalibratePlan | WarmPlan
 Result = TypeVar("Result", bound=BaseModel)
 
 # An allow-list: a credential that somebody adds to the worker's environment one day stays with the worker.
 PASSED_ON = ("PATH", "LANG", "CUDA_VISIBLE_DEVICES")
 PASSED_ON_PREFIXES = ("TORCH_", "NCCL_")
+
+COMPILED = "compiled"
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Workspace:
         workspace.out.mkdir()
         return workspace
 
-    def write_plan(self, plan: TrainPlan | EvaluatePlan | InspectPlan) -> None:
+    def write_plan(self, plan: Plan) -> None:
         """Say what is to be done; the inputs are there."""
         self.plan.write_text(plan.model_dump_json(indent=1) + "\n")
 
@@ -63,15 +68,19 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Launcher:
-    """How the engine is started. `program` is what Python runs; another program is a test's."""
+    """How the engine is started. `program` is what Python runs; another program is a test's.
+
+    Below `work_dir` processes keep what they compile. Without one each compiles for itself.
+    """
 
     program: Sequence[str] = ("-m", "engine")
+    work_dir: Path | None = None
 
     def describe(
         self, verb: Verb, workspace: Workspace, *, compute: Compute | None = None, limits: Sequence[str] = ()
     ) -> ChildProcess:
         """The process, not yet started. limits: arguments of prlimit(1)."""
-        # Only train and evaluate compute on ranks.
+        # Only train, warm and evaluate compute on ranks.
         ranks = compute.world_size if compute else 1
         threads = compute.threads_per_rank if compute else 1
         torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--max-restarts=0")
@@ -83,9 +92,25 @@ class Launcher:
                 *(sys.executable, *(torchrun if ranks > 1 else ()), *self.program, verb, *folders),
             ],
             log=workspace.folder / "engine.log",
-            env=_environment(workspace.folder, threads),
+            env=_environment(workspace.folder, threads) | self._caches(),
             cwd=workspace.folder,
         )
+
+    def _caches(self) -> dict[str, str]:
+        """Where compiled code is kept between processes: only where no other user could have put any."""
+        if self.work_dir is None or not _is_private(folder := self.work_dir / COMPILED):
+            return {}
+        return {"TSUGIKI_KERNEL_CACHE": str(folder / "kernels"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether this user alone may enter the folder, which is made if it is not there."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def _environment(home: Path, threads: int) -> dict[str, str]:

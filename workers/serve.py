@@ -7,7 +7,7 @@ from celery import signals
 
 from runtime.queue import SWEEP_QUEUE, TRAIN_QUEUE, VALIDATE_QUEUE
 from runtime.settings import hide_memory
-from workers.app import app
+from workers import app as edge
 
 # One process each: a sweep must not wait behind an inspection, nor that behind a training.
 QUEUES = {"train": TRAIN_QUEUE, "validate": VALIDATE_QUEUE, "sweep": SWEEP_QUEUE}
@@ -20,10 +20,16 @@ def serve(role: str, ready_fd: int | None = None) -> int:
         signals.worker_ready.connect(lambda **_about: os.write(ready_fd, b"."), weak=False)
     if role == "beat":
         # One entry every few seconds needs no file to remember when it last ran.
-        app.Beat(scheduler="celery.beat:Scheduler", quiet=True).run()
+        edge.app.Beat(scheduler="celery.beat:Scheduler", quiet=True).run()
         return 0
+    if role == "train":
+        # Celery's main thread, which outlives every task.
+        signals.worker_ready.connect(lambda **_about: edge.worker.warm.start(), weak=False)
     options = ("--without-gossip", "--without-mingle", "--without-heartbeat", f"--hostname={role}-{os.getpid()}@%h")
-    status: int | None = app.worker_main(["worker", "--pool=solo", "-Q", QUEUES[role], *options])
+    try:
+        status: int | None = edge.app.worker_main(["worker", "--pool=solo", "-Q", QUEUES[role], *options])
+    finally:
+        edge.worker.warm.close()
     return status or 0
 
 

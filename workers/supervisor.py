@@ -53,14 +53,25 @@ class Supervisor:
         """Whether what runs should come to its end: the worker is to stop, or the job was cancelled."""
         return self._stop.is_set() or self._fence.cancel_asked
 
-    def run(self, child: ChildProcess, *, follow: Callable[[], bool], ask_to_stop: Callable[[], None]) -> Exit:
+    def run(
+        self,
+        child: ChildProcess,
+        *,
+        follow: Callable[[], bool],
+        ask_to_stop: Callable[[], None],
+        begin: Callable[[], None] | None = None,
+    ) -> Exit:
         """Run the process to its end. Raises LeaseLost; the process is gone in every case.
 
         From the main thread only: the kernel kills the process when its starting thread ends.
         follow is called all the time and says whether the process has given a sign of life.
+        begin sets a process to work that has been started before.
         """
-        child.start()
+        if begin is None:
+            child.start()
         try:
+            if begin is not None:
+                begin()
             with self._fence.guard(lambda: kill(child)):
                 by = self._watch(child, follow, ask_to_stop)
                 # What it wrote between the last look and its end.

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from domain.refusals import LeaseLost
 from runtime.wiring import Runtime
@@ -11,23 +11,36 @@ from services import leases
 from services.leases import Claim
 from workers import verdicts
 from workers.attempt import Attempt
+from workers.calibration import Calibrations
 from workers.engine_process import Launcher
 from workers.fence import Fence
 from workers.patience import Patience, StopAsked
 from workers.scratch import scratch_folder
 from workers.verdicts import Ended, Verdict
+from workers.warm import WarmEngine
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Worker:
-    """One process that trains. When `stop` is set, its run writes a checkpoint and goes back to the queue."""
+    """One process that trains. When `stop` is set, its run writes a checkpoint and goes back to the queue.
+
+    `warm` holds a process between jobs: whoever ends a worker closes it.
+    """
 
     runtime: Runtime
     name: str
     stop: threading.Event
     launcher: Launcher = field(default_factory=Launcher)
+    warm: WarmEngine = field(init=False)
+    calibrations: Calibrations = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.runtime.settings
+        self.launcher = replace(self.launcher, work_dir=settings.work_dir)
+        self.warm = WarmEngine(settings, self.launcher)
+        self.calibrations = Calibrations(settings, self.launcher)
 
     def run_next(self) -> bool:
         """Run the next job that nobody else takes; whether there was one. From the main thread only."""
@@ -42,6 +55,9 @@ class Worker:
             if held is not None:
                 with Fence(self.runtime, held, claimed_at=claimed_at) as fence:
                     self._run(held, fence)
+                # Not before the lease is given back: until then an evaluation may want the memory.
+                if not self.stop.is_set():
+                    self.warm.start()
                 return True
         return False
 
@@ -57,7 +73,16 @@ class Worker:
     def _attempt(self, held: Claim, fence: Fence) -> Verdict:
         try:
             with scratch_folder(self.runtime.settings.work_dir, held.job.hex) as folder:
-                attempt = Attempt(self.runtime, held, fence, stop=self.stop, launcher=self.launcher, folder=folder)
+                attempt = Attempt(
+                    self.runtime,
+                    held,
+                    fence,
+                    stop=self.stop,
+                    launcher=self.launcher,
+                    warm=self.warm,
+                    calibrations=self.calibrations,
+                    folder=folder,
+                )
                 return attempt.run()
         except LeaseLost:
             raise

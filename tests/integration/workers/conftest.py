@@ -241,6 +241,8 @@ def settings(
         ranks=1,
         device=Device.CPU,
         precision=Precision.FP32,
+        # A process between jobs would be one more to every test.
+        prewarm=False,
     )
     yield made.model_copy(update=getattr(request, "param", {}))
     admin.dispose()

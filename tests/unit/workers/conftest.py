@@ -1,0 +1,47 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain.plans import Device, Precision
+from runtime.settings import Settings
+from workers.engine_process import Launcher, Verb
+
+FAKE_ENGINE = Path(__file__).parents[2] / "integration" / "workers" / "fake_engine.py"
+
+
+class CountingLauncher(Launcher):
+    """Starts the engine that only pretends, and remembers what for."""
+
+    verbs: list[Verb]
+
+    def describe(self, verb: Verb, *arguments: Any, **more: Any) -> Any:
+        self.verbs.append(verb)
+        return super().describe(verb, *arguments, **more)
+
+
+@pytest.fixture
+def fake() -> Callable[..., CountingLauncher]:
+    """What it does is said by words."""
+
+    def made(*behaviour: str) -> CountingLauncher:
+        launcher = CountingLauncher(program=(str(FAKE_ENGINE), *behaviour))
+        object.__setattr__(launcher, "verbs", [])
+        return launcher
+
+    return made
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        database_url="postgresql+psycopg://nowhere",
+        broker_url="redis://nowhere",
+        s3_access_key="none",
+        s3_secret_key="none",
+        work_dir=tmp_path / "work",
+        ranks=1,
+        device=Device.CPU,
+        precision=Precision.FP32,
+    )
