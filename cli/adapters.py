@@ -37,6 +37,8 @@ VERSION_DETAILS = (
     Column("digest", "digest"),
     Column("job", "job_id"),
     Column("trained in", lambda item: duration(item["metrics"]["train_s"])),
+    Column("tokens/s", lambda item: number(item["metrics"]["tokens_per_s"], digits=0)),
+    Column("peak memory", lambda item: size(item["metrics"]["peak_memory_bytes"])),
     Column("trainable parameters", lambda item: f"{item['metrics']['trainable_parameters']:,}"),
     Column("files", lambda item: [file["path"] for file in item["files"]]),
 )

@@ -1,21 +1,29 @@
 """`tsugiki jobs`: submit, watch, look, cancel."""
 
 import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli import files
 from cli.connection import PAGE_ROWS, Connection, JsonObject, translated
-from cli.output import Column, duration, plain, when
+from cli.course import LOSS, Course
+from cli.output import Column, duration, number, plain, share, size, when
+from cli.plot import svg
 from cli.session import Session
 from cli.watch import Followed, complain, follow
 from domain.jobs import JobState
-from domain.runs import Schedule, TooLong
+from domain.runs import LoraBias, LoraInit, Schedule, TooLong
 
 
 class WatchingEnded(Exception):  # noqa: N818 - named for the fact, as refusals are
     """Ctrl-C while a job was watched. The message is the job's id."""
+
+
+class NotMeasured(Exception):  # noqa: N818
+    """There is nothing to draw of a job yet."""
 
 
 app = typer.Typer(help="Jobs: each trains one adapter version.")
@@ -27,13 +35,17 @@ def _adapter(job: JsonObject) -> str:
 
 
 def _step(job: JsonObject) -> str | None:
-    progress = job["progress"] or {}
-    return f"{progress['step']}/{progress['total_steps']}" if "step" in progress else None
+    step = _told(job, "step")
+    return None if step is None else f"{step}/{_told(job, 'total_steps')}"
+
+
+def _told(job: JsonObject, figure: str) -> Any:
+    return (job["progress"] or {}).get(figure)
 
 
 def _left_s(job: JsonObject) -> float | None:
     """A job that waits, or has ended, keeps the estimate it last had."""
-    return (job["progress"] or {}).get("eta_s") if job["status"] == JobState.RUNNING else None
+    return _told(job, "eta_s") if job["status"] == JobState.RUNNING else None
 
 
 COLUMNS = (
@@ -54,6 +66,11 @@ DETAILS = (
     Column("validation file", "validation_file"),
     Column("evaluation file", "evaluation_file"),
     Column("trained tokens", "trained_tokens"),
+    Column("loss", lambda item: number(_told(item, "loss"))),
+    Column("validation loss", lambda item: number(_told(item, "validation_loss"))),
+    Column("tokens/s", lambda item: number(_told(item, "tokens_per_s"), digits=0)),
+    Column("of peak", lambda item: share(_told(item, "mfu"))),
+    Column("memory", lambda item: size(_told(item, "memory_bytes"))),
     Column("time left", lambda item: duration(_left_s(item))),
     Column("error", "error"),
 )
@@ -70,6 +87,7 @@ CHECKPOINT_COLUMNS = (
     Column("id", "id"),
 )
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="As `jobs list` shows it: ftjob-….")]
+PATTERN = "Another rank for the layers whose names end so: layers.0.self_attn.q_proj=16."
 Rows = "A file here, which is uploaded first, or the id of an uploaded one."
 
 
@@ -89,6 +107,18 @@ def submit(
     ] = None,
     target_module: Annotated[list[str] | None, typer.Option(help="May be repeated; all linear when left out.")] = None,
     rslora: Annotated[bool | None, typer.Option(help="Scale by alpha / sqrt(rank).", show_default=False)] = None,
+    dora: Annotated[
+        bool | None,
+        typer.Option(help="Train the length of each weight's rows apart from its direction.", show_default=False),
+    ] = None,
+    init: Annotated[LoraInit | None, typer.Option(help="How the factors begin; kaiming when left out.")] = None,
+    bias: Annotated[LoraBias | None, typer.Option(help="Biases of the base that are trained too.")] = None,
+    rank_pattern: Annotated[
+        list[str] | None, typer.Option(metavar="LAYERS=RANK", help=f"{PATTERN} May be repeated.")
+    ] = None,
+    alpha_pattern: Annotated[
+        list[str] | None, typer.Option(metavar="LAYERS=ALPHA", help="The same for alpha. May be repeated.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the rows; 3 when left out.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of --epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows a step; 8 when left out.")] = None,
@@ -115,6 +145,9 @@ def submit(
     connection, shelf = session.connection, files.Shelf(session.connection, session.output)
     lora = {
         "rank": rank, "alpha": alpha, "dropout": dropout, "target_modules": target_module, "use_rslora": rslora,
+        "use_dora": dora, "init": init, "bias": bias,
+        "rank_pattern": _pattern(rank_pattern, int, option="--rank-pattern"),
+        "alpha_pattern": _pattern(alpha_pattern, float, option="--alpha-pattern"),
         "learning_rate": learning_rate, "schedule": schedule, "warmup_ratio": warmup_ratio, "max_steps": max_steps,
         "max_seq_len": max_seq_len, "too_long": too_long, "weight_decay": weight_decay, "clip_norm": clip_norm,
         "checkpoint_every_steps": checkpoint_every_steps, "validate_every_steps": validate_every_steps,
@@ -136,6 +169,17 @@ def submit(
         _watch(session, Followed(connection, job, title=_adapter(job)))
     else:
         session.output.said(job, f"Submitted {job['id']}. Watch it: tsugiki jobs watch {job['id']}")
+
+
+def _pattern(given: Sequence[str] | None, number: Callable[[str], float], *, option: str) -> dict[str, float] | None:
+    pattern: dict[str, float] = {}
+    for each in given or ():
+        layers, _, value = each.rpartition("=")
+        try:
+            pattern[layers] = number(value)
+        except ValueError:
+            raise typer.BadParameter("Give layers=number.", param_hint=option) from None
+    return pattern or None
 
 
 def create(connection: Connection, request: JsonObject, extra: JsonObject) -> JsonObject:
@@ -174,6 +218,26 @@ def watch(context: typer.Context, job: JobId) -> None:
     session = Session.of(context)
     found = _retrieve(session.connection, job)
     _watch(session, Followed(session.connection, found, title=_adapter(found)))
+
+
+@app.command()
+def plot(
+    context: typer.Context,
+    job: JobId,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write; JOB_ID.svg here when left out.")
+    ] = None,
+) -> None:
+    """Draw how a job learns: losses, learning rate and speed over its steps, as an SVG."""
+    session = Session.of(context)
+    found, course, path = _retrieve(session.connection, job), Course(), out or Path(f"{job}.svg")
+    course.read(session.connection, job)
+    if not course.points(LOSS):
+        raise NotMeasured(f"The job is {plain(found['status'])} and has told of no step yet.")
+    status = plain(found["status"]).replace("_", " ")
+    subtitle = f"{job} · {status} · step {max(course.series[LOSS])} of {course.total_steps}"
+    path.write_text(svg(course, title=f"{_adapter(found)} on {found['model']}", subtitle=subtitle), encoding="utf-8")
+    session.output.said({"job": job, "path": str(path)}, f"Drew {path}.")
 
 
 @app.command()

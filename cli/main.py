@@ -27,7 +27,7 @@ from cli import (
 from cli.connection import JsonObject, Refused, Unreachable
 from cli.endpoint import EndpointUnknown
 from cli.gguf import NotConverted
-from cli.jobs import WatchingEnded
+from cli.jobs import NotMeasured, WatchingEnded
 from cli.output import Column, Output, plain
 from cli.pull import AdapterDamaged, FolderInUse
 from cli.session import NotNamed, Options, Session
@@ -145,7 +145,7 @@ def main() -> None:
     except WatchingEnded as ended:
         sys.stderr.write(f"The job goes on: tsugiki jobs watch {ended}\n")
         sys.exit(128 + signal.SIGINT)
-    except (Unreachable, EndpointUnknown, AdapterDamaged, FolderInUse, NotConverted, NotNamed) as fact:
+    except (Unreachable, EndpointUnknown, AdapterDamaged, FolderInUse, NotConverted, NotMeasured, NotNamed) as fact:
         _fail(str(fact))
     except OSError as error:
         # The path and the system's own words: a full disk, a folder that may not be written.

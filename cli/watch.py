@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,8 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cli.connection import PAGE_ROWS, Connection, JsonObject, Refused, Unreachable, translated
-from cli.output import duration, number, plain
+from cli.connection import Connection, JsonObject, Refused, Unreachable, translated
+from cli.course import LOSS, TOKENS_PER_S, VALIDATION_LOSS, Course
+from cli.output import duration, plain, share, size
 from domain.jobs import TERMINAL, JobState
 
 EVERY_S = 1.0
@@ -20,22 +22,22 @@ EVERY_S = 1.0
 PATIENCE_S = 300
 SERVER_ERROR = 500
 SPARK = "▁▂▃▄▅▆▇█"
-SPARK_COLUMNS = 48
-BAR_COLUMNS = 32
+# With these and a short title a job fits a terminal of 80 columns.
+SPARK_COLUMNS = 20
+BAR_COLUMNS = 20
 # Where nobody watches a terminal, a line is written each time so much more of a job is done.
 SHARE_A_LINE = 0.1
 
 
 @dataclass
 class Followed:
-    """A job as it was last seen, and its training losses by step."""
+    """A job as it was last seen, and the course of its training."""
 
     connection: Connection
     job: JsonObject
     title: str
-    losses: dict[int, float] = field(default_factory=dict)
+    course: Course = field(default_factory=Course)
     away_since: float | None = None
-    _seen: set[str] = field(default_factory=set)
 
     @property
     def ended(self) -> bool:
@@ -49,15 +51,20 @@ class Followed:
 
     @property
     def progress(self) -> JsonObject:
-        """The newest progress: step, total_steps, loss, tokens_per_s, eta_s, phase."""
+        """The newest progress, as far as it is known."""
         return self.job["progress"] or {}
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """Training losses by step."""
+        return self.course.series.get(LOSS, {})
 
     def look(self, now: float) -> None:
         """See what is new. A service that is away is waited for. Raises Refused, or Unreachable after a long while."""
         try:
             with translated():
                 job = self.connection.client.fine_tuning.jobs.retrieve(self.job["id"]).to_dict()
-                self._read_events()
+            self.course.read(self.connection, self.job["id"])
         except (Unreachable, Refused) as error:
             if isinstance(error, Refused) and error.status < SERVER_ERROR:
                 raise
@@ -67,15 +74,6 @@ class Followed:
         else:
             # The state last: when it says that the job has ended, every event before has been read.
             self.job, self.away_since = job, None
-
-    def _read_events(self) -> None:
-        events = self.connection.client.fine_tuning.jobs.list_events(self.job["id"], limit=PAGE_ROWS)
-        for event in events:
-            if event.id in self._seen:
-                return
-            self._seen.add(event.id)
-            if isinstance(event.data, dict) and "train_loss" in event.data:
-                self.losses[int(event.data["step"])] = float(event.data["train_loss"])
 
 
 def follow(
@@ -109,7 +107,7 @@ def _until_ended(
 
 def _tell(jobs: Sequence[Followed], console: Console, told: dict[str, tuple[str, int]]) -> None:
     for job in jobs:
-        done = job.progress.get("step", 0) / max(1, job.progress.get("total_steps", 1))
+        done = (job.progress.get("step") or 0) / (job.progress.get("total_steps") or 1)
         news = (state_of(job), int(done / SHARE_A_LINE))
         if told.get(job.job["id"]) != news:
             told[job.job["id"]] = news
@@ -117,21 +115,52 @@ def _tell(jobs: Sequence[Followed], console: Console, told: dict[str, tuple[str,
 
 
 def picture(jobs: Sequence[Followed]) -> RenderableType:
-    """All jobs, one below the other: a bar with figures, and the loss as it fell."""
+    """All jobs, one below the other: a bar, and below it the course of loss and speed beside the newest figures."""
     return Group(*(_job_picture(job) for job in jobs))
 
 
 def _job_picture(job: Followed) -> RenderableType:
-    done, total = job.progress.get("step", 0), job.progress.get("total_steps") or None
-    row = Table.grid(padding=(0, 2))
+    done, total = job.progress.get("step") or 0, job.progress.get("total_steps")
     # A bar without a total pulses: the job waits.
     bar = ProgressBar(total=total, completed=total or 0 if job.succeeded else done, width=BAR_COLUMNS, pulse=not total)
-    row.add_row(Text(plain(job.title), style="bold"), bar, Text(state_of(job), style=_style(job)), figures(job))
-    if not job.losses:
-        return row
-    losses = [job.losses[step] for step in sorted(job.losses)]
-    line = Text.assemble(("  loss ", "dim"), number(losses[0]), " ", (sparkline(losses), "cyan"), f" {losses[-1]:.3f}")
-    return Group(row, line)
+    where = "  ".join(part for part in (_step(job), _left(job)) if part)
+    row = Table.grid(padding=(0, 2))
+    row.add_row(Text(plain(job.title), style="bold"), bar, Text(state_of(job), style=_style(job)), where)
+    below = Table.grid(padding=(0, 2))
+    for course, newest in zip_longest(_courses(job), _newest(job)):
+        label, drawn = course or ("", "")
+        below.add_row("", Text(label, style="dim"), drawn, newest)
+    return Group(row, below) if below.row_count else row
+
+
+def _courses(job: Followed) -> list[tuple[str, Text]]:
+    """What has a course worth seeing, from its first value to its newest."""
+    digits = {"loss": (LOSS, 3), "validation": (VALIDATION_LOSS, 3), "tokens/s": (TOKENS_PER_S, 0)}
+    drawn = []
+    for label, (name, places) in digits.items():
+        if values := job.course.values(name):
+            first, last = (f"{value:,.{places}f}" for value in (values[0], values[-1]))
+            drawn.append((label, Text.assemble(first, " ", (sparkline(values), "cyan"), f" {last}")))
+    return drawn
+
+
+def _newest(job: Followed) -> list[str]:
+    """The newest step's other figures, as far as they are known."""
+    told = job.progress
+    learning, taking, using = [], [], []
+    if (rate := told.get("learning_rate")) is not None:
+        learning.append(f"rate {rate:.2e}")
+    if (norm := told.get("grad_norm")) is not None:
+        learning.append(f"gradient {norm:.2f}")
+    if (step_s := told.get("step_s")) is not None:
+        taking.append(f"step {step_s:.2f} s")
+    if (memory_bytes := told.get("memory_bytes")) is not None:
+        taking.append(f"memory {size(memory_bytes)}")
+    if (mfu := told.get("mfu")) is not None:
+        using.append(f"{share(mfu)} of peak")
+    if (padding := told.get("padding_ratio")) is not None:
+        using.append(f"padding {share(padding - 1)}")
+    return [", ".join(parts) for parts in (learning, taking, using) if parts]
 
 
 def state_of(job: Followed) -> str:
@@ -152,18 +181,28 @@ def _style(job: Followed) -> str:
 
 
 def figures(job: Followed) -> str:
-    """Step, loss, tokens a second, time left: what is known of them."""
-    progress = job.progress
-    if "step" not in progress:
-        return ""
-    parts = [f"step {progress['step']}/{progress['total_steps']}"]
-    if (loss := progress.get("loss")) is not None:
+    """Step, losses, speed, time left, in one line: what is known of them."""
+    told = job.progress
+    parts = [_step(job)]
+    if (loss := told.get("loss")) is not None:
         parts.append(f"loss {loss:.3f}")
-    if (speed := progress.get("tokens_per_s")) is not None:
+    if (validation := told.get("validation_loss")) is not None:
+        parts.append(f"validation {validation:.3f}")
+    if (speed := told.get("tokens_per_s")) is not None:
         parts.append(f"{speed:,.0f} tokens/s")
-    if (left_s := progress.get("eta_s")) and job.job["status"] == JobState.RUNNING:
-        parts.append(f"{duration(left_s)} left")
-    return "  ".join(parts)
+    if (mfu := told.get("mfu")) is not None:
+        parts.append(f"{share(mfu)} of peak")
+    return "  ".join(part for part in (*parts, _left(job)) if part)
+
+
+def _step(job: Followed) -> str:
+    step = job.progress.get("step")
+    return "" if step is None else f"step {step}/{job.progress['total_steps']}"
+
+
+def _left(job: Followed) -> str:
+    left_s = job.progress.get("eta_s")
+    return f"{duration(left_s)} left" if left_s and job.job["status"] == JobState.RUNNING else ""
 
 
 def sparkline(values: Sequence[float], columns: int = SPARK_COLUMNS) -> str:

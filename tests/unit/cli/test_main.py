@@ -407,6 +407,58 @@ def test_a_jobs_checkpoints_are_listed(tsugiki: Run, stub: Stub) -> None:
     assert shown.split() == ["40", "2026-11-25", "00:00:00Z", "train_loss=1.5", "ftckpt_1"]
 
 
+def test_submit_sends_the_method_of_the_adapter(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("POST /fine_tuning/jobs", JOB)
+    tsugiki("jobs", "submit", "--model", "smollm2", "--train", "file-1", "--dora", "--init", "pissa", "--bias", "all",
+            "--rank-pattern", "layers.(0|1).self_attn.q_proj=16", "--rank-pattern", "v_proj=2",
+            "--alpha-pattern", "v_proj=0.5")  # fmt: skip
+    assert json.loads(stub.asked[-1][2])["lora"] == {
+        "use_dora": True, "init": "pissa", "bias": "all",
+        "rank_pattern": {"layers.(0|1).self_attn.q_proj": 16, "v_proj": 2}, "alpha_pattern": {"v_proj": 0.5},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "option", [("--rank-pattern", "q_proj"), ("--rank-pattern", "q_proj=1.5"), ("--alpha-pattern", "q_proj=x")]
+)
+def test_a_pattern_that_is_none_is_a_wrong_command(tsugiki: Run, stub: Stub, option: tuple[str, str]) -> None:
+    ended = tsugiki("jobs", "submit", "--model", "smollm2", "--train", "file-1", *option)
+    assert (ended.status, stub.asked) == (2, [])
+
+
+def event(step: int, **measured: float) -> dict[str, Any]:
+    data = {"step": step, "total_steps": 9, **measured}
+    return {"id": f"ftevent-{step}", "object": "fine_tuning.job.event", "type": "metrics", "data": data}
+
+
+def test_plot_draws_the_jobs_course_into_a_file(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB)
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/events", listed(event(2, train_loss=1.5), event(1, train_loss=2.0)))
+    assert tsugiki("jobs", "plot", "ftjob-1").out == "Drew ftjob-1.svg.\n"
+    drawn = (tmp_path / "ftjob-1.svg").read_text()
+    assert "triage on smollm2" in drawn
+    assert "ftjob-1 · running · step 2 of 9" in drawn
+    assert tsugiki("jobs", "plot", "ftjob-1", "-o", "own.svg", "--json").json == {"job": "ftjob-1", "path": "own.svg"}
+    assert (tmp_path / "own.svg").read_text() == drawn
+
+
+def test_a_job_that_has_not_begun_is_not_drawn(tsugiki: Run, stub: Stub, tmp_path: Path) -> None:
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | {"status": "queued", "progress": None})
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/events", listed())
+    ended = tsugiki("jobs", "plot", "ftjob-1")
+    assert (ended.status, ended.err) == (1, "error: The job is queued and has told of no step yet.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_shows_its_figures(tsugiki: Run, stub: Stub) -> None:
+    settings = dict.fromkeys(("lora", "seed", "training_file", "validation_file", "evaluation_file", "trained_tokens"))
+    measured = {"validation_loss": 1.25, "tokens_per_s": 321.4, "mfu": 0.41, "memory_bytes": 2_100_000_000}
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | settings | {"progress": JOB["progress"] | measured})
+    shown = [" ".join(line.split()) for line in tsugiki("jobs", "show", "ftjob-1").out.splitlines()]
+    for line in ("loss 1.500", "validation loss 1.250", "tokens/s 321", "of peak 41.0%", "memory 2.1 GB"):
+        assert line in shown
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

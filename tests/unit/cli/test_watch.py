@@ -12,6 +12,10 @@ from tests.unit.cli.conftest import Stub
 
 JOB = {"id": "ftjob-1", "object": "fine_tuning.job", "status": "queued", "progress": None, "error": None}
 RUNNING = {"step": 4, "total_steps": 8, "loss": 0.5, "tokens_per_s": 321.0, "eta_s": 75.0, "phase": "training"}
+MEASURED = {
+    "learning_rate": 1e-3, "grad_norm": 0.5, "step_s": 1.25, "mfu": 0.41, "padding_ratio": 1.02,
+    "memory_bytes": 2_100_000_000,
+}  # fmt: skip
 
 
 def metrics(step: int, loss: float) -> dict[str, Any]:
@@ -86,11 +90,38 @@ def test_a_job_that_is_gone_is_not_waited_for(stub: Stub, followed: Followed) ->
 
 
 def test_the_picture_shows_state_figures_and_the_course_of_the_loss(followed: Followed) -> None:
-    followed.job = JOB | {"status": "running", "progress": RUNNING}
-    followed.losses = {1: 2.0, 2: 1.0, 4: 0.5}
-    shown = drawn(followed)
-    for part in ("triage", "running: training", "step 4/8", "loss 0.500", "321 tokens/s", "1 min 15 s left", "2.000"):
-        assert part in shown
+    followed.job = JOB | {"status": "running", "progress": RUNNING | MEASURED}
+    followed.course.series = {
+        "train_loss": {1: 2.0, 2: 1.0, 4: 0.5}, "valid_loss": {4: 0.61}, "tokens_per_s": {1: 1000.0, 4: 321.0},
+    }  # fmt: skip
+    assert [" ".join(line.split()) for line in drawn(followed).splitlines()[1:]] == [
+        "loss 2.000 █▃▁ 0.500 rate 1.00e-03, gradient 0.50",
+        "validation 0.610 ▁ 0.610 step 1.25 s, memory 2.1 GB",
+        "tokens/s 1,000 █▁ 321 41.0% of peak, padding 2.0%",
+    ]
+    for part in ("triage", "running: training", "step 4/8", "1 min 15 s left"):
+        assert part in drawn(followed).splitlines()[0]
+
+
+def test_the_picture_fits_a_terminal_of_80_columns(followed: Followed) -> None:
+    followed.job = JOB | {"status": "running", "progress": RUNNING | MEASURED | {"step": 640, "total_steps": 1200}}
+    followed.course.series = {"train_loss": {step: 12.0 - step / 100 for step in range(200)}}
+    out = io.StringIO()
+    Console(file=out, width=80).print(picture([followed]))
+    assert len(out.getvalue().splitlines()) == 4
+
+
+def test_what_is_not_measured_is_not_shown(followed: Followed) -> None:
+    followed.job = JOB | {"status": "running", "progress": dict.fromkeys(RUNNING | MEASURED) | {"phase": "preparing"}}
+    assert drawn(followed).split()[-2:] == ["running:", "preparing"]
+
+
+def test_a_step_that_is_taken_again_counts_as_it_went_the_last_time(stub: Stub, followed: Followed) -> None:
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | {"status": "running", "progress": RUNNING})
+    again = metrics(4, 0.4) | {"id": "ftevent-later"}
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/events", page(again, metrics(4, 0.5), metrics(1, 2.0)))
+    followed.look(now=0)
+    assert followed.losses == {1: 2.0, 4: 0.4}
 
 
 def test_a_job_that_waits_again_has_no_time_left(followed: Followed) -> None:
