@@ -1,10 +1,13 @@
 """The ranks of one training process group: one process each, gloo on CPUs and nccl on GPUs."""
 
 import datetime as dt
+import itertools
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -12,6 +15,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from domain.plans import Compute, Device
+
+PULSE_S = 0.5
+STILL_AFTER_S = 2.0
 
 
 class RankLost(Exception):  # noqa: N818 - named for the fact
@@ -22,15 +28,14 @@ class RankLost(Exception):  # noqa: N818 - named for the fact
 class Ranks:
     """This process's place in the group. Every method is collective: every rank must call it equally often.
 
-    Before each collective a rank counts itself present in the group's store. Where one fails, or waits longer than the
-    plan allows, whoever has counted less is whom the others waited for: RankLost names it.
+    Where a collective fails, or waits longer than the plan allows, RankLost names whose pulse has stopped; or else who
+    has been to fewer collectives, and so does something else.
     """
 
     rank: int
     world_size: int
     device: torch.device
-    store: Store | None = None
-    _meetings: int = field(default=0, init=False)
+    roll: "Roll | None" = None
 
     @property
     def leads(self) -> bool:
@@ -64,29 +69,69 @@ class Ranks:
     def _meet(self, collective: Callable[[], object]) -> None:
         if self.world_size == 1:
             return
-        self._meetings += 1
-        if self.store is not None:
-            self.store.set(f"meetings/{self.rank}", str(self._meetings))
+        if self.roll:
+            self.roll.attend()
         try:
             collective()
         except RuntimeError as error:
-            raise RankLost(self._whom_they_waited_for()) from error
+            raise RankLost(self._who_is_missing()) from error
 
-    def _whom_they_waited_for(self) -> str:
-        missing = [str(rank) for rank in range(self.world_size) if self._came(rank) < self._meetings]
+    def _who_is_missing(self) -> str:
+        missing = [str(rank) for rank in self.roll.missing()] if self.roll else []
         if not missing:
             return "The connection between the ranks broke."
         which = f"Rank {missing[0]}" if len(missing) == 1 else f"Ranks {', '.join(missing)}"
         return f"{which} of {self.world_size} died or no longer answers."
 
-    def _came(self, rank: int) -> int:
-        """How many collectives a rank has come to; as many as this one where nobody can tell."""
-        if rank == self.rank or self.store is None:
-            return self._meetings
+
+class Roll:
+    """What the ranks tell the group's store of themselves: a pulse from a thread, and how many collectives they began.
+
+    The store outlives the ranks: torchrun's agent has it.
+    """
+
+    def __init__(self, store: Store, rank: int, world_size: int) -> None:
+        self._store, self._rank, self._world_size = store, rank, world_size
+        self._attended = 0
+        self._over = threading.Event()
+        self.attend(0)
+        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        for beat in itertools.count():
+            try:
+                self._store.set(f"pulse/{self._rank}", str(beat))
+            except RuntimeError:
+                # The agent is gone, and with it whoever could ask.
+                return
+            if self._over.wait(PULSE_S):
+                return
+
+    def attend(self, collectives: int = 1) -> None:
+        """Count a collective, before it begins."""
+        self._attended += collectives
+        self._store.set(f"attended/{self._rank}", str(self._attended))
+
+    def missing(self) -> list[int]:
+        """The ranks without a pulse; or else those that have begun fewer collectives than this one."""
+        others = [rank for rank in range(self._world_size) if rank != self._rank]
         try:
-            return int(self.store.get(f"meetings/{rank}"))
+            before = [self._read("pulse", rank) for rank in others]
+            time.sleep(STILL_AFTER_S)
+            after = [self._read("pulse", rank) for rank in others]
+            still = [rank for rank, then, now in zip(others, before, after, strict=True) if then == now]
+            return still or [rank for rank in others if self._read("attended", rank) < self._attended]
         except RuntimeError:
-            return self._meetings
+            return []
+
+    def _read(self, what: str, rank: int) -> int:
+        return int(self._store.get(f"{what}/{rank}"))
+
+    def close(self) -> None:
+        """Stop the pulse, at the group's end."""
+        self._over.set()
+        self._thread.join()
 
 
 @contextmanager
@@ -109,8 +154,10 @@ def open_ranks(compute: Compute) -> Iterator[Ranks]:
         world_size=world_size,
         timeout=timeout,
     )
-    yield Ranks(rank, world_size, device, PrefixStore("tsugiki", store))
+    roll = Roll(PrefixStore("roll", store), rank, world_size)
+    yield Ranks(rank, world_size, device, roll)
     # Not in a finally: with a lost peer, leaving in good order would wait for it.
+    roll.close()
     dist.destroy_process_group()
 
 

@@ -91,7 +91,6 @@ def test_a_resumed_run_ends_in_the_same_bytes(
     shape: tuple[int, Precision], launch: Launch, tmp_path: Path, inputs: Path
 ) -> None:
     world_size, precision = shape
-    # An adapter large enough for several of DDP's buckets: three ranks show their layout (engine/step.py).
     spec = tiny_spec(total_steps=7, checkpoint_every_steps=4, method=LoraMethod(lora_rank=128, dropout=0.2))
     plan = tiny_plan(spec, world_size=world_size, precision=precision)
     assert finish(launch(plan, "first")) == 0
@@ -138,11 +137,33 @@ def test_sigterm_to_torchrun_stops_all_with_a_checkpoint(training: subprocess.Po
     check_stopped(tmp_path / "out")
 
 
-def test_a_dead_rank_is_noticed_by_its_peer(training: subprocess.Popen[str], tmp_path: Path) -> None:
-    ranks_of(training)[-1].kill()
+def failure(out: Path) -> RunFailure:
+    return RunFailure.model_validate_json((out / "run/failure.json").read_bytes())
+
+
+def rank_of(process: psutil.Process) -> int:
+    return int(process.environ()["RANK"])
+
+
+def test_a_dead_rank_is_named_by_its_peer(training: subprocess.Popen[str], tmp_path: Path) -> None:
+    (dead,) = (process for process in ranks_of(training) if rank_of(process) == 1)
+    dead.kill()
     assert finish(training) != 0
-    failure = RunFailure.model_validate_json((tmp_path / "out/run/failure.json").read_bytes())
-    assert failure.kind is FailureKind.CRASH
+    assert failure(tmp_path / "out").kind is FailureKind.CRASH
+    assert failure(tmp_path / "out").message == "Rank 1 of 2 died or no longer answers."
+
+
+def test_a_hung_rank_is_named_once_its_peer_has_waited_long_enough(launch: Launch, tmp_path: Path) -> None:
+    plan = tiny_plan(tiny_spec(total_steps=LONG), world_size=2)
+    impatient = plan.compute.model_copy(update={"collective_timeout_s": 5})
+    process = launch(plan.model_copy(update={"compute": impatient}), "out")
+    wait_until(lambda: len(records(tmp_path / "out", "train")) > 1, process)
+    (hung,) = (rank for rank in ranks_of(process) if rank_of(rank) == 1)
+    hung.suspend()
+    wait_until((tmp_path / "out/run/failure.json").exists)
+    hung.kill()
+    assert finish(process) != 0
+    assert failure(tmp_path / "out").message == "Rank 1 of 2 died or no longer answers."
 
 
 def test_ranks_die_with_their_parent(training: subprocess.Popen[str]) -> None:
@@ -151,3 +172,63 @@ def test_ranks_die_with_their_parent(training: subprocess.Popen[str]) -> None:
     os.kill(training.pid, signal.SIGKILL)
     gone, alive = psutil.wait_procs(ranks, timeout=10)
     assert (len(gone), alive) == (2, [])
+
+
+def runs_of(plan: TrainPlan, *names: str) -> TrainPlan:
+    (one,) = plan.runs
+    runs = tuple(one.model_copy(update={"run": name}) for name in names)
+    return plan.model_copy(update={"runs": runs})
+
+
+def adapter(out: Path, run: str) -> dict[str, torch.Tensor]:
+    return load_file(out / run / "adapter/adapter_model.safetensors")
+
+
+def test_different_runs_train_on_different_ranks(launch: Launch, tmp_path: Path, inputs: Path) -> None:
+    for name in ("left", "right"):
+        shutil.copytree(inputs / "run", inputs / name, dirs_exist_ok=True)
+    plan = tiny_plan(tiny_spec(total_steps=5), world_size=2)
+    # All of a batch of four rows fits a pass: there is no need to share.
+    roomy = plan.compute.model_copy(update={"token_budget": 1000})
+    together = runs_of(plan.model_copy(update={"compute": roomy}), "left", "right")
+    assert finish(launch(together, "together")) == 0
+    alone = tiny_plan(tiny_spec(total_steps=5))
+    compute = alone.compute.model_copy(update={"token_budget": 1000})
+    assert finish(launch(alone.model_copy(update={"compute": compute}), "alone")) == 0
+    for name in ("left", "right"):
+        (report,) = (
+            RunReport.model_validate_json(path.read_bytes()) for path in tmp_path.glob(f"together/{name}/report.json")
+        )
+        assert report.steps == 5
+        found, expected = adapter(tmp_path / "together", name), adapter(tmp_path / "alone", "run")
+        assert all(torch.equal(found[key], weight) for key, weight in expected.items())
+
+
+def test_a_run_that_fails_on_its_rank_leaves_the_other_ranks_run_alone(
+    launch: Launch, tmp_path: Path, inputs: Path
+) -> None:
+    for name in ("left", "right"):
+        shutil.copytree(inputs / "run", inputs / name, dirs_exist_ok=True)
+    plan = tiny_plan(tiny_spec(total_steps=5), world_size=2)
+    roomy = plan.compute.model_copy(update={"token_budget": 1000})
+    together = runs_of(plan.model_copy(update={"compute": roomy}), "left", "right")
+    # A layer that the base does not have: seen by the rank that builds the adapter, and by no other.
+    lost = together.runs[0].spec.model_copy(update={"method": LoraMethod(target_modules=("no_such_layer",))})
+    broken = together.model_copy(
+        update={"runs": (together.runs[0].model_copy(update={"spec": lost}), together.runs[1])}
+    )
+    assert finish(launch(broken, "out")) == 0
+    assert (
+        RunFailure.model_validate_json((tmp_path / "out/left/failure.json").read_bytes()).kind is FailureKind.BAD_DATA
+    )
+    assert (tmp_path / "out/right/report.json").exists()
+
+
+def test_ranks_of_two_hosts_match_one_process(launch_on_two_hosts: Launch, launch: Launch, tmp_path: Path) -> None:
+    spec = tiny_spec(total_steps=4)
+    assert finish(launch(tiny_plan(spec), "one")) == 0
+    assert finish(launch_on_two_hosts(tiny_plan(spec, world_size=2), "two")) == 0
+    losses = [[r["loss"] for r in records(tmp_path / name, "train")] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, weight in adapter(tmp_path / "one", "run").items():
+        torch.testing.assert_close(adapter(tmp_path / "two", "run")[name], weight, rtol=0, atol=1e-5, msg=name)
