@@ -10,10 +10,12 @@ from pydantic import SecretStr
 
 from domain.access import MATRIX, Permission, Role
 from domain.audit import AuditEvent, Outcome
+from domain.job_requests import LoraRequest
 from domain.jobs import JobState
-from domain.plans import FailureKind
+from domain.plans import FailureKind, ProgressRecord
 from domain.refusals import Refusal
 from runtime.settings import Settings
+from workers.progress import metrics_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -62,6 +64,16 @@ def _shown_default(name: str) -> str:
 def test_every_error_code_is_told_with_its_status() -> None:
     told = {code: int(cells[0]) for code, cells in _table("api.md", "code").items()}
     assert told == EDGE_CODES | {kind.code: kind.status for kind in _subclasses(Refusal)}
+
+
+def test_every_setting_of_an_adapter_and_every_measurement_is_told() -> None:
+    assert set(_table("api.md", "field of `lora`")) >= set(LoraRequest.model_fields)
+    record = {"run": "a", "step": 1, "total_steps": 2}
+    for kind in ("train", "validation"):
+        figures = {name: 1 for name in ProgressRecord.model_fields if name not in {*record, "kind", "message"}}
+        measured = metrics_of(ProgressRecord.model_validate(record | figures | {"kind": kind}))
+        assert measured
+        assert set(_table("api.md", "measurement")) >= set(measured)
 
 
 def test_every_way_a_job_fails_is_told() -> None:
