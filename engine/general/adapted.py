@@ -17,6 +17,7 @@ from engine.path import LinearShape
 
 # Of bitsandbytes' parameters.
 QUANTISED = {"Params4bit", "Int8Params"}
+QUANTISED_LAYERS = {"Linear4bit", "Linear8bitLt"}
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ _product: Any = _Product.apply
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether LoRA may adapt it: what peft calls all-linear, bitsandbytes' layers included."""
-    return isinstance(module, nn.Linear | Conv1D)
+    """Whether LoRA may adapt it. A model's own kind of linear layer, such as a router, computes something else."""
+    return type(module) in {nn.Linear, Conv1D} or type(module).__name__ in QUANTISED_LAYERS
 
 
 def _shape(linear: nn.Module) -> LinearShape:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from engine.failures import BadBaseModel
 from engine.general import attention
 from engine.general.adapted import AdaptedLinear
 from engine.general.attention import Attended, UnknownAttention
@@ -48,8 +49,10 @@ def choose(network: Any, attended: Attended, linears: Mapping[str, AdaptedLinear
     default = network.config._attn_implementation  # noqa: SLF001 - transformers has no public way to read it
     with torch.no_grad():
         routed = _routed(network, rows, linears)
+        expected_TV = logits(network, rows).flatten(0, 1)[places(stream)]
+        _check_causal(network, stream, expected_TV)
         plain_head = _is_plain_head(network, rows)
-        reason = _why_not_packed(network, attended, stream, logits(network, rows).flatten(0, 1)[places(stream)])
+        reason = _why_not_packed(network, attended, stream, expected_TV)
     if reason is None:
         return Choice(Layout.PACKED, "packed and separate documents agree", plain_head, routed)
     attended.documents = None
@@ -65,7 +68,7 @@ def logits(network: Any, inputs: Inputs) -> torch.Tensor:
 
 
 def hidden_states(network: Any, inputs: Inputs) -> torch.Tensor:
-    """What the head gets; [B, T, D]."""
+    """What a plain head gets; [B, T, D]."""
     result: torch.Tensor = network.base_model(
         input_ids=inputs.ids_BT, position_ids=inputs.positions_BT, use_cache=False
     ).last_hidden_state
@@ -91,11 +94,27 @@ def _routed(network: Any, rows: Inputs, linears: Mapping[str, AdaptedLinear]) ->
     return frozenset(found)
 
 
+def _check_causal(network: Any, stream: Stream, expected_TV: torch.Tensor) -> None:
+    """Refuse a model that computes its shortest document, the first, otherwise when it is alone."""
+    shortest = stream.lengths[0]
+    alone_TV = logits(network, Inputs(stream.ids_T[None, :shortest], stream.selected_R, ()))[0]
+    if not _agree(alone_TV, expected_TV[:shortest]):
+        raise BadBaseModel("The base model is not a causal language model: its tokens see what comes after them.")
+
+
+def _agree(found_TV: torch.Tensor, expected_TV: torch.Tensor) -> bool:
+    difference = (found_TV.float() - expected_TV.float()).abs().mean() / expected_TV.float().std()
+    return bool(difference <= TOLERANCE[found_TV.dtype])
+
+
 def _is_plain_head(network: Any, rows: Inputs) -> bool:
     head = network.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None or network.base_model is network:
         return False
-    made, own = head(hidden_states(network, rows)), logits(network, rows)
+    hidden_BTD = getattr(network.base_model(input_ids=rows.ids_BT, use_cache=False), "last_hidden_state", None)
+    if hidden_BTD is None:
+        return False
+    made, own = head(hidden_BTD), logits(network, rows)
     # Bit for bit: a soft cap changes small logits less than any tolerance would show.
     return made.dtype == own.dtype and torch.equal(made, own)
 
@@ -116,7 +135,4 @@ def _why_not_packed(network: Any, attended: Attended, stream: Stream, expected_T
         return str(unknown_attention)
     if mask_windows != attended.windows:
         return "sliding windows of masks and of attention differ"
-    difference = (found_TV.float() - expected_TV.float()).abs().mean() / expected_TV.float().std()
-    if not difference <= TOLERANCE[network.dtype]:
-        return "documents reach one another"
-    return None
+    return None if _agree(found_TV, expected_TV) else "documents reach one another"

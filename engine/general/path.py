@@ -134,7 +134,7 @@ class GeneralPath:
         )
         inputs = self._lay_out(stream, [part])
         with self._given(working, inputs), KeptBytes(self.network) as kept:
-            hidden_states(self.network, inputs)
+            (hidden_states if self.choice.plain_head else logits)(self.network, inputs)
         return kept.total // TRIAL_TOKENS
 
     def _lay_out(self, stream: Stream, parts: Sequence[Part]) -> Inputs:

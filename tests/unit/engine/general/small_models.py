@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch.nn import functional
 
-from domain.runs import LoraBias, LoraMethod
+from domain.runs import LoraMethod
 from engine.adapter import Adapter, SiteShape
 from engine.general.path import GeneralPath
 from engine.stream import Part
@@ -66,7 +66,8 @@ CONFIGS: dict[str, Any] = {
 def random_network(config: Any, *, seed: int = 0) -> Any:
     """Weights wide enough for logits that differ, biases and norms that are not zeros and ones."""
     torch.manual_seed(seed)
-    network = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    # A copy, because a network's configuration remembers which attention it was set to.
+    network = transformers.AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.dim() < 2 else 0.15))
@@ -165,6 +166,3 @@ def gradients_of(path: GeneralPath, adapter: Adapter, documents: Sequence[Tokeni
     adapter.forget_gradient()
     path.gradients([Part(adapter, documents, **part)])
     return adapter.grad_P.clone()
-
-
-__all__ = ["CONFIGS", "LoraBias", "Twins", "gradients_of", "random_network", "row_loss", "rows"]
