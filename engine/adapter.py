@@ -70,7 +70,7 @@ class Adapter:
         self.grad_P = self.masters_P.grad = torch.zeros_like(flat_P)
         self.values = self._views(self.masters_P.data)
         self.grads = self._views(self.grad_P)
-        self.starts = {name: tensor.detach().float().clone() for name, tensor in (starts or {}).items()}
+        self.starts = {name: _copy(tensor) for name, tensor in (starts or {}).items()}
         self.sites = tuple(self._site(shape) for shape in sites)
 
     def _views(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -93,6 +93,12 @@ class Adapter:
             magnitude_grad_O=self.grads.get(magnitude),
         )
 
+    def begun_from(self, method: Method, starts: Mapping[str, torch.Tensor]) -> "Adapter":
+        """The same weights as of another method, or with another start, but of the same shapes."""
+        sites = tuple(SiteShape(site.linear, site.rank, site.scale) for site in self.sites)
+        on_device = {name: tensor.to(self.masters_P.device) for name, tensor in starts.items()}
+        return Adapter(method, self.values, sites=sites, starts=on_device)
+
     @property
     def parameters(self) -> int:
         """P."""
@@ -112,6 +118,10 @@ class Adapter:
             raise ValueError("the tensors are not this adapter's")
         for name, tensor in weights.items():
             self.values[name].copy_(tensor)
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def lora_names(linear: str) -> tuple[str, str, str]:

@@ -91,11 +91,9 @@ class Checkpoint:
         return load_file(path) if path.exists() else {}
 
     def restore(self, adapter: Adapter, optimiser: AdamW) -> None:
-        """Set weights, their start and the optimiser. Raises BadCheckpoint."""
+        """Set weights and optimiser; the adapter has begun from `starts`. Raises BadCheckpoint."""
         try:
             adapter.load_weights(load_file(self.folder / WEIGHTS))
-            for name, tensor in self.starts().items():
-                adapter.starts[name].copy_(tensor)
             optimiser.load(load_file(self.folder / OPTIMISER))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise BadCheckpoint("The checkpoint does not fit the run's adapter.") from error

@@ -5,10 +5,11 @@ from functools import cached_property
 from pathlib import Path
 
 from domain.plans import Compute, RunPlan
+from domain.runs import LoraInit, LoraMethod
 from engine import inits
 from engine.adapter import Adapter
 from engine.base_files import parameters_of
-from engine.batches import share_of, tokens_of
+from engine.batches import rows_of_step, share_of, tokens_of
 from engine.chat import ChatTokenizer
 from engine.checkpoints import Checkpoint
 from engine.distributed import Ranks
@@ -95,5 +96,19 @@ class Preparation:
 
     def _start(self, member: Member, path: ComputePath, rows: Rows) -> Adapter:
         """The weights before the first step: the same on every rank, a function of the run's seed."""
-        method, seed = member.plan.spec.method, member.plan.spec.seed
-        return inits.initial(method, path, seed=seed, base_model=self.base_model, rows=rows.train)
+        spec, checkpoint = member.plan.spec, self._checkpoints.get(member.run)
+        method = spec.method
+        if checkpoint and isinstance(method, LoraMethod):
+            # Whatever the start was, the checkpoint has it; only names and shapes are wanted.
+            method = method.model_copy(update={"init": LoraInit.KAIMING})
+        # A start from the rows sees them in the order of the first epoch.
+        order = rows_of_step(0, len(rows.train), batch_size=len(rows.train), seed=spec.seed)
+        adapter = inits.initial(
+            method,
+            path,
+            seed=spec.seed,
+            base_model=self.base_model,
+            rows=[rows.train[place] for place in order],
+            precision=self._compute.precision,
+        )
+        return adapter.begun_from(spec.method, checkpoint.starts()) if checkpoint else adapter

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from domain.plans import ControlRecord, FailureKind, PathChoice, RunFailure, RunPlan, RunReport, RunStopped, TrainPlan
-from domain.runs import BottleneckMethod, LoraMethod, Optimiser, RunSpec, Schedule
+from domain.runs import BottleneckMethod, FullMethod, LoraInit, LoraMethod, Method, Optimiser, RunSpec, Schedule
+from engine import inits
 from engine import train as training
 from engine.distributed import Ranks
 from engine.train import Training
@@ -185,6 +186,33 @@ def test_runs_stopped_together_end_together_in_the_same_bytes(inputs: Path, tmp_
     for run in SPECS:
         folders = (tmp_path / name / run / "adapter" / "adapter_model.safetensors" for name in ("whole", "second"))
         assert len({folder.read_bytes() for folder in folders}) == 1
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        LoraMethod(lora_rank=4, init=LoraInit.PISSA),
+        LoraMethod(lora_rank=4, init=LoraInit.PISSA, use_dora=True),
+        LoraMethod(lora_rank=2, init=LoraInit.EVA),
+        LoraMethod(lora_rank=4, dropout=0.3, rank_pattern={"q_proj": 6}),
+        FullMethod(),
+        BottleneckMethod(width=4),
+    ],
+    ids=lambda method: json.dumps(method.model_dump(exclude_defaults=True)),
+)
+def test_every_method_resumes_to_the_same_bytes_and_begins_once(
+    method: Method, inputs: Path, tmp_path: Path, one_rank: Ranks
+) -> None:
+    spec = run_of("a", method=method, checkpoint_every_steps=3)
+    train(plan_of(spec), inputs, tmp_path / "whole", one_rank)
+    shutil.copytree(tmp_path / "whole" / "a" / "checkpoints" / "step-000003", inputs / "a" / "checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        for start in (LoraInit.PISSA, LoraInit.EVA):
+            # Nothing to call: a resumed run must not ask for it.
+            patch.delitem(inits.FACTORS, start)
+        train(plan_of(spec.model_copy(update={"resume_step": 3})), inputs, tmp_path / "resumed", one_rank)
+    exported = [sorted((tmp_path / name / "a" / "adapter").glob("*.safetensors")) for name in ("whole", "resumed")]
+    assert [path.read_bytes() for path in exported[0]] == [path.read_bytes() for path in exported[1]]
 
 
 def test_a_run_can_join_and_another_leave_while_one_trains(inputs: Path, tmp_path: Path, one_rank: Ranks) -> None:
