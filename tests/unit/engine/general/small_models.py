@@ -134,7 +134,7 @@ class Twins:
     def trained(self) -> dict[str, torch.Tensor]:
         """peft's parameters by the names of its files."""
         return {
-            name.replace(".default", ""): parameter
+            name.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): parameter
             for name, parameter in self.peft.named_parameters()
             if parameter.requires_grad
         }
