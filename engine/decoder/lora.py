@@ -8,12 +8,13 @@ r of one site, I in_features, O out_features of the whole group.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from domain.runs import LoraBias, LoraMethod, Method
 from engine.adapter import Adapter, LoraSite
+from engine.decoder.kernels import ThinProducts
 from engine.decoder.shape import LinearPlace
 from engine.stream import Part, Segment, derive_seed
 
@@ -54,7 +55,7 @@ class Stack:
     stack a site, for each site has a mask of its own.
     """
 
-    segment: Segment
+    tokens: slice
     blocks: tuple[Block, ...]
     A_RI: torch.Tensor
     B_RO: torch.Tensor
@@ -70,36 +71,33 @@ class Adapted:
     """All runs' stacks on one group. `thin` is what the forward pass leaves to the backward one: A x, then its d."""
 
     stacks: Sequence[Stack]
-    thin: list[torch.Tensor]
+    products: ThinProducts
+    thin: list[torch.Tensor] = field(default_factory=list)
 
     def forward(self, x_TI: torch.Tensor, y_TO: torch.Tensor) -> None:
         """Add to y what the adapters give for x."""
-        self.thin = []
         for stack in self.stacks:
-            tokens = slice(stack.segment.begin, stack.segment.end)
-            thin_tR = stack.dropped(x_TI[tokens]) @ stack.A_RI.t()
-            y_TO[tokens].addmm_(thin_tR, stack.B_RO)
-            self.thin.append(thin_tR)
+            x_tI = stack.dropped(x_TI[stack.tokens])
+            self.thin.append(self.products.forward(x_tI, stack.A_RI, stack.B_RO, y_TO[stack.tokens]))
 
     def backward(self, dy_TO: torch.Tensor, dx_TI: torch.Tensor | None) -> None:
         """Add the gradients of B to the adapters', and to dx what goes through them."""
         for number, stack in enumerate(self.stacks):
-            tokens = slice(stack.segment.begin, stack.segment.end)
-            dy_tO = dy_TO[tokens]
-            gradient_RO = self.thin[number].t() @ dy_tO
+            dx_tI = None if dx_TI is None else dx_TI[stack.tokens]
+            through_tI = torch.zeros_like(dx_tI) if dx_tI is not None and stack.dropout else dx_tI
+            gradient_RO, self.thin[number] = self.products.backward(
+                dy_TO[stack.tokens], stack.A_RI, stack.B_RO, self.thin[number], dx_tI=through_tI
+            )
+            if dx_tI is not None and through_tI is not None and stack.dropout:
+                dx_tI += stack.dropped(through_tI)
             for block in stack.blocks:
                 of_block = gradient_RO[block.ranks, block.outputs].t()
                 block.site.B_grad_OR.add_(of_block, alpha=block.site.scale)
-            self.thin[number] = dthin_tR = dy_tO @ stack.B_RO.t()
-            if dx_TI is not None and stack.dropout:
-                dx_TI[tokens] += stack.dropped(dthin_tR @ stack.A_RI)
-            elif dx_TI is not None:
-                dx_TI[tokens].addmm_(dthin_tR, stack.A_RI)
 
     def finish(self, x_TI: torch.Tensor) -> None:
         """Add the gradients of A to the adapters'. Apart, for x is made again only after its gradient is known."""
-        for stack, dthin_tR in zip(self.stacks, self.thin, strict=True):
-            gradient_RI = dthin_tR.t() @ stack.dropped(x_TI[stack.segment.begin : stack.segment.end])
+        for stack, dthin in zip(self.stacks, self.thin, strict=True):
+            gradient_RI = self.products.finish(stack.dropped(x_TI[stack.tokens]), dthin, len(stack.A_RI))
             for block in stack.blocks:
                 block.site.A_grad_RI.add_(gradient_RI[block.ranks])
         self.thin = []
@@ -113,12 +111,14 @@ class Adapters:
         parts: Sequence[Part],
         segments: Sequence[Segment],
         places: Mapping[str, LinearPlace],
-        dtype: torch.dtype,
+        products: ThinProducts,
         *,
+        dtype: torch.dtype,
         training: bool,
     ) -> None:
         """Cast every master once. Raises ValueError for a method this path does not handle."""
         self._stacks: dict[tuple[int, str], list[Stack]] = {}
+        self._products = products
         for part, segment in zip(parts, segments, strict=True):
             if part.adapter is not None and segment.begin < segment.end:
                 builder = _Builder(part.adapter, segment, places, dtype, seed=part.seed if training else None)
@@ -128,7 +128,7 @@ class Adapters:
 
     def on(self, layer: int, group: str) -> Adapted:
         """Those on one group of linear layers, before their forward pass."""
-        return Adapted(self._stacks.get((layer, group), ()), [])
+        return Adapted(self._stacks.get((layer, group), ()), self._products)
 
 
 class _Builder:
@@ -145,7 +145,8 @@ class _Builder:
     ) -> None:
         if not isinstance(adapter.method, LoraMethod) or not handles(adapter.method):
             raise ValueError(f"the fast path cannot compute {adapter.method!r}")
-        self._adapter, self._segment, self._places = adapter, segment, places
+        self._adapter, self._places = adapter, places
+        self._tokens = slice(segment.begin, segment.end)
         self._low_P = adapter.masters_P.detach().to(dtype)
         self._seed, self._dropout = seed, adapter.method.dropout
 
@@ -186,7 +187,7 @@ class _Builder:
         for outputs, scaled_rO in columns_RO:
             B_RO[first : first + len(scaled_rO), outputs] = scaled_rO
             first += len(scaled_rO)
-        return Stack(self._segment, tuple(blocks), A_RI, B_RO, dropout)
+        return Stack(self._tokens, tuple(blocks), A_RI, B_RO, dropout)
 
     def _low(self, master: torch.Tensor) -> torch.Tensor:
         begin = master.storage_offset() - self._adapter.masters_P.storage_offset()

@@ -19,7 +19,7 @@ from engine.decoder.shape import decoder_shape
 from engine.stream import Part
 from engine.tokenise import TokenisedRow
 
-PASSES = 5
+PASSES = 12
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

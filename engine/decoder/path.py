@@ -18,7 +18,7 @@ from domain.runs import Method
 from engine.decoder.arena import Arena
 from engine.decoder.attention import FUSED_FROM_TOKENS, Attention
 from engine.decoder.head import LOGITS_BYTES, Head, Judged
-from engine.decoder.kernels import kernels_for
+from engine.decoder.kernels import kernels_for, thin_products_for
 from engine.decoder.layers import Layers, Machinery
 from engine.decoder.layout import LONGER_SHARE, lay_out
 from engine.decoder.lora import Adapters, handles
@@ -56,6 +56,7 @@ class DecoderPath:
         kernels, arena = kernels_for(self._dtype, device), Arena(device)
         self._machinery = Machinery(shape, weights, RopeTable(shape, device), kernels, arena)
         self._head = Head(weights, shape.norm_epsilon, kernels, arena)
+        self._thin = thin_products_for(self._dtype, device)
         self._recompute = activation_checkpointing
 
     @classmethod
@@ -130,7 +131,7 @@ class DecoderPath:
     def _pass(self, parts: Sequence[Part], *, training: bool) -> Passed:
         stream = pack(parts, self._device)
         self._check(stream)
-        adapters = Adapters(parts, stream.segments, self._places, self._dtype, training=training)
+        adapters = Adapters(parts, stream.segments, self._places, self._thin, dtype=self._dtype, training=training)
         if len(stream.selected_R) == 0:
             return Passed([Sums(0.0, 0) for _ in parts], stream.tokens)
         self._machinery.rope.reach(max(stream.lengths))

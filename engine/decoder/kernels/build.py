@@ -67,7 +67,14 @@ def _built(compiler: str, number: str) -> Path:
         # Compiled aside and moved into place: whoever builds at the same time moves the same content there.
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / file.name
-            command = [compiler, *OPTIONS, f"-DNUMBER={number}", str(SOURCES / "kernels.cpp"), "-o", str(made)]
+            command = [
+                compiler,
+                *OPTIONS,
+                f"-DNUMBER={number}",
+                *map(str, sorted(SOURCES.glob("*.cpp"))),
+                "-o",
+                str(made),
+            ]
             subprocess.run(command, check=True, capture_output=True)
             made.replace(file)
     return file
