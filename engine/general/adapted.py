@@ -68,6 +68,7 @@ class DoraFactors(Factors):
     """DoRA's: its A_RI, B_OR and magnitude_O are leaves of autograd.
 
     norm_O holds the lengths of the rows of W + scale B A, through which no gradient flows (section 4.3 of the paper).
+    Both vectors are fp32: their ratio differs from 1 by less than a low-precision number could say.
     """
 
     magnitude_O: torch.Tensor
@@ -122,17 +123,18 @@ class AdaptedLinear(nn.Module):
         if self.quantised:
             weight = dequantize_bnb_weight(weight, self.quantisation_state)
         dense: torch.Tensor = weight.to(dtype)
-        return dense.t() if self.shape.fan_in_fan_out else weight
+        return dense.t() if self.shape.fan_in_fan_out else dense
 
     def directions(self, factors: Factors) -> torch.Tensor:
-        """The lengths of the rows of W + scale B A, less the start; [O], in the factors' number format."""
+        """The lengths of the rows of W + scale B A, less the start; [O] in fp32."""
         with torch.no_grad():
             weight_OI = self.dense_weight(torch.float32)
+            # Not in place: the weight may be the base's own.
             weight_OI = torch.addmm(weight_OI, factors.B_OR.float(), factors.A_RI.float(), alpha=factors.scale)
             if factors.start_A_RI is not None and factors.start_B_OR is not None:
                 weight_OI.addmm_(factors.start_B_OR.float(), factors.start_A_RI.float(), alpha=-factors.scale)
             norm_O: torch.Tensor = weight_OI.norm(dim=1)
-            return norm_O.to(factors.A_RI.dtype)
+            return norm_O
 
     def _directed(self, x_TI: torch.Tensor, y_TO: torch.Tensor, dora: list[DoraFactors]) -> torch.Tensor:
         """DoRA's runs, as peft computes them. Dropout acts on the input of W as well as on that of A."""
@@ -153,7 +155,7 @@ class AdaptedLinear(nn.Module):
             share_O = factors.magnitude_O / factors.norm_O
             pieces += [
                 y_TO[end : factors.rows.start],
-                base_nO + (share_O - 1) * through_nO + share_O * update_nO,
+                base_nO + (share_O - 1).to(x_TI.dtype) * through_nO + share_O.to(x_TI.dtype) * update_nO,
             ]
             end = factors.rows.start + len(x_nI)
         return torch.cat([*pieces, y_TO[end:]])

@@ -79,8 +79,8 @@ class _Copies:
         start = self.adapter.starts.get(name)
         return None if start is None else start.to(self.dtype)
 
-    def leaf(self, name: str, working: Working) -> torch.Tensor:
-        tensor = self.values[name].detach().requires_grad_()
+    def leaf(self, name: str, working: Working, *, cast: bool = True) -> torch.Tensor:
+        tensor = (self.values if cast else self.adapter.values)[name].detach().requires_grad_()
         working.leaves.append(Leaf(tensor, self.adapter.grads[name]))
         return tensor
 
@@ -118,7 +118,7 @@ def _add_lora(
             leaves = {"A_RI": copies.leaf(a, working), "B_OR": copies.leaf(b, working)}
             dora = DoraFactors(
                 **(vars(factors) | leaves),
-                magnitude_O=copies.leaf(magnitude, working),
+                magnitude_O=copies.leaf(magnitude, working, cast=False),
                 norm_O=linears[site.linear].directions(factors),
             )
             working.dora.setdefault(site.linear, []).append(dora)
