@@ -19,7 +19,7 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, quan
     Only safetensors are read, and no code of the model's own. Raises BadBaseModel.
     """
     try:
-        network: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             quantization_config=_quantisation_config(quantisation, dtype),
@@ -27,9 +27,15 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, quan
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BadBaseModel("The base model's files are missing or cannot be read.") from error
+    network, found = loaded
+    # transformers would go on with random weights in their place.
+    if found["missing_keys"] or found["mismatched_keys"]:
+        raise BadBaseModel("The base model's weights are not those its configuration asks for.")
     network.requires_grad_(requires_grad=False)
     return network.to(device).eval() if quantisation is Quantisation.NONE else network.eval()
 
