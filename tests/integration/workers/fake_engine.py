@@ -1,9 +1,9 @@
 """A test double of `python -m engine`, obeying the process contract of domain/plans.py without torch.
 
-Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT and
-`abort_after_checkpoint` when it has something to lose, `non_finite` and `bad_checkpoint` fail, `mute` tells nothing and
-never ends. `abort_warm` dies before it is given an order, `abort_ordered` and `mute_ordered` when it has been;
-`abort_measuring` and `mute_measuring` come to no measurement.
+Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT, `abort_late` at
+its second step and `abort_after_checkpoint` when it has something to lose, `non_finite` and `bad_checkpoint` fail,
+`mute` tells nothing and never ends. `abort_warm` dies before it is given an order, `abort_ordered` and `mute_ordered`
+when it has been; `abort_measuring` and `mute_measuring` come to no measurement.
 """
 
 import json
@@ -112,6 +112,8 @@ class Training:
             self.tell("train", step)
             if "slow" in self.behaviour:
                 time.sleep(0.1)
+            if "abort_late" in self.behaviour and step == 2:
+                os.kill(os.getpid(), signal.SIGABRT)
             if "non_finite" in self.behaviour:
                 failure = RunFailure(kind=FailureKind.NON_FINITE_LOSS, message="The loss is no number.", step=step)
                 self.write("failure.json", failure)

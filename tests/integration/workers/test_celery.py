@@ -34,7 +34,7 @@ def test_a_worker_asked_to_go_leaves_a_checkpoint_and_another_goes_on(
 ) -> None:
     job = department.submit_queued(steps=3000, checkpoint_every=3000)
     worker = start("-m", "workers.main", "train")
-    wait_for(lambda: (department.job(job).progress or {}).get("loss"), within_s=60, what="training has begun")
+    wait_for(lambda: (department.job(job).progress or {}).get("loss"), within_s=120, what="training has begun")
     # torchrun and two ranks.
     assert len(engines()) == 3
     seen = environments(engines()[-1], up_to=worker.pid)
@@ -96,7 +96,8 @@ def test_a_message_delivered_twenty_times_runs_its_job_once_and_a_bad_one_harms_
 def test_a_worker_asked_twice_goes_at_once(department: Any, start: Any, wait_for: Any, engines: Any) -> None:
     job = department.submit_queued()
     worker = start("celery", "train", "mute")
-    wait_for(engines, within_s=30, what="the engine starts")
+    runs = department.runtime.settings.work_dir / "runs"
+    wait_for(lambda: list(runs.glob("*/train/engine.log")), within_s=60, what="the engine starts to train")
     # It never hears of the order to stop.
     worker.send_signal(signal.SIGTERM)
     worker.send_signal(signal.SIGQUIT)
