@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from domain.plans import Compute, PathChoice, Quantisation
-from domain.runs import FullMethod, LoraBias, LoraMethod, Method
+from domain.runs import Method
 from engine.decoder.path import DecoderPath
 from engine.decoder.shape import DecoderShape, decoder_shape
 from engine.failures import BadBaseModel
@@ -31,7 +31,8 @@ class Paths:
     folder: Path
     compute: Compute
     device: torch.device
-    _loaded: dict[PathChoice, ComputePath] = field(default_factory=dict)
+    _fast: DecoderPath | None = field(default=None, init=False)
+    _general: "GeneralPath | None" = field(default=None, init=False)
 
     def choose(self, method: Method, longest_row_tokens: int) -> PathChoice:
         """The implementation for a run. Raises BadBaseModel where the plan insists on one that cannot."""
@@ -45,45 +46,42 @@ class Paths:
         sees_all = shape.sliding_window is None or longest_row_tokens <= shape.sliding_window
         return sees_all and self.compute.quantisation is Quantisation.NONE and DecoderPath.handles(method)
 
+    def group(self, choice: PathChoice, method: Method, run: str) -> str:
+        """Runs of one group can share a pass; a run that cannot has one of its own. Raises BadBaseModel.
+
+        On the general path the model itself must say so: a run that trains its biases changes what every token meets,
+        and a layer of experts cannot tell whose tokens it sees.
+        """
+        alone = choice is PathChoice.GENERAL and not self._load_general().fusable(method)
+        return run if alone else choice.value
+
     def load(self, choice: PathChoice) -> ComputePath:
         """The base model under one implementation, loaded when first wanted. Raises BadBaseModel."""
-        if choice not in self._loaded:
-            self._loaded[choice] = self._load_fast() if choice is PathChoice.FAST else self._load_general()
-        return self._loaded[choice]
+        return self._load_fast() if choice is PathChoice.FAST else self._load_general()
 
-    def _load_fast(self) -> ComputePath:
-        shape = decoder_shape(self.folder)
-        if shape is None:
-            raise BadBaseModel("The fast path does not know this base model.")
-        compute = self.compute
-        return DecoderPath.load(
-            self.folder,
-            shape,
-            compute.precision,
-            self.device,
-            activation_checkpointing=compute.activation_checkpointing,
-        )
+    def _load_fast(self) -> DecoderPath:
+        if self._fast is None:
+            shape = decoder_shape(self.folder)
+            if shape is None:
+                raise BadBaseModel("The fast path does not know this base model.")
+            self._fast = DecoderPath.load(
+                self.folder,
+                shape,
+                self.compute.precision,
+                self.device,
+                activation_checkpointing=self.compute.activation_checkpointing,
+            )
+        return self._fast
 
-    def _load_general(self) -> ComputePath:
-        compute = self.compute
-        return general_path().load(
-            self.folder,
-            compute.precision,
-            self.device,
-            quantisation=compute.quantisation,
-            activation_checkpointing=compute.activation_checkpointing,
-        )
-
-
-def general_path() -> "type[GeneralPath]":
-    """The general path's class. By name: transformers takes seconds to import, which a run on the fast path saves."""
-    path: type[GeneralPath] = importlib.import_module("engine.general.path").GeneralPath
-    return path
-
-
-def group_of(choice: PathChoice, method: Method, run: str) -> str:
-    """Runs of one group can share a pass. A run that changes weights every token meets has one of its own."""
-    changes_base = isinstance(method, FullMethod) or (
-        isinstance(method, LoraMethod) and method.bias is not LoraBias.NONE
-    )
-    return run if changes_base else choice.value
+    def _load_general(self) -> "GeneralPath":
+        if self._general is None:
+            # By name: transformers takes seconds to import, which runs on the fast path save.
+            general_path: type[GeneralPath] = importlib.import_module("engine.general.path").GeneralPath
+            self._general = general_path.load(
+                self.folder,
+                self.compute.precision,
+                self.device,
+                quantisation=self.compute.quantisation,
+                activation_checkpointing=self.compute.activation_checkpointing,
+            )
+        return self._general

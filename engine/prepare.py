@@ -15,7 +15,7 @@ from engine.checkpoints import Checkpoint
 from engine.distributed import Ranks
 from engine.memory import check_fits, free_bytes
 from engine.path import Path as ComputePath
-from engine.paths import Paths, group_of
+from engine.paths import Paths
 from engine.rows import Rows, load_chat, load_run_rows
 from engine.run import Run
 from engine.schedule import Member, owner_for
@@ -45,7 +45,7 @@ class Preparation:
         folder, spec = self._inputs / plan.run, plan.spec
         rows = self._rows[plan.run] = load_run_rows(folder, spec.data, self._chat)
         choice = self._paths.choose(spec.method, rows.longest_tokens)
-        member = Member(plan, rows.train, group_of(choice, spec.method, plan.run), owner=None)
+        member = Member(plan, rows.train, self._paths.group(choice, spec.method, plan.run), owner=None)
         if plan.resume_step:
             checkpoint = self._checkpoints[plan.run] = Checkpoint.read(folder / "checkpoint", plan, self._compute)
             member.step, member.turn = checkpoint.manifest.step, checkpoint.manifest.turn
