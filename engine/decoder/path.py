@@ -118,6 +118,11 @@ class DecoderPath:
         passing = 2 * layer + 2 * qkv + 4 * residual + inner + 3 * residual
         return kept + passing + LOGITS_BYTES
 
+    @property
+    def held_bytes(self) -> int:
+        """What passes so far have made it keep besides weights."""
+        return self._machinery.arena.held_bytes
+
     def gradients(self, parts: Sequence[Part]) -> Passed:
         """See `Path`. Raises RowExceedsWindow, ValueError for a method not handled; then no gradient is touched."""
         with torch.no_grad():

@@ -81,7 +81,7 @@ class Kernels(Protocol):
         """The way back; padding is dropped."""
 
     def causal_softmax(self, scores_LL: torch.Tensor, scale: float) -> None:
-        """In place, over the last dimension of [.., L, L]: probabilities of scale * scores, zero above the diagonal."""
+        """In place, in every L x L of [.., G L, L]: probabilities of scale * scores, zero above the diagonal."""
 
     def causal_softmax_backward(self, probabilities_LL: torch.Tensor, gradient_LL: torch.Tensor, scale: float) -> None:
         """In place of the probabilities' gradient, that of the scores."""

@@ -41,8 +41,9 @@ class ReferenceKernels:
         sigmoid_TF, gradient_TF = torch.sigmoid(gate_TF), da_TF.float()
         silu_TF = gate_TF * sigmoid_TF
         slope_TF = sigmoid_TF + silu_TF * (1 - sigmoid_TF)
+        activation_TF = silu_TF * up_TF
         gate_up_T2F.copy_(torch.cat((gradient_TF * up_TF * slope_TF, gradient_TF * silu_TF), -1))
-        da_TF.copy_(silu_TF * up_TF)
+        da_TF.copy_(activation_TF)
 
     def split_heads(self, qkv_TQ: torch.Tensor, layout: Layout, rules: HeadRules, *, out: Heads) -> None:
         """See `Kernels`."""
@@ -93,8 +94,9 @@ class ReferenceKernels:
     def causal_softmax(self, scores_LL: torch.Tensor, scale: float) -> None:
         """See `Kernels`."""
         length = scores_LL.shape[-1]
+        squares = scores_LL.view(-1, length, length)
         hidden_LL = torch.ones(length, length, dtype=torch.bool, device=scores_LL.device).triu(1)
-        scores_LL.copy_((scores_LL.float() * scale).masked_fill(hidden_LL, -torch.inf).softmax(-1))
+        squares.copy_((squares.float() * scale).masked_fill(hidden_LL, -torch.inf).softmax(-1))
 
     def causal_softmax_backward(self, probabilities_LL: torch.Tensor, gradient_LL: torch.Tensor, scale: float) -> None:
         """See `Kernels`."""

@@ -1,6 +1,6 @@
 """Random models of every kind the fast path knows, adapters on them, and what PEFT and autograd say of both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,9 @@ MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "mistral": ("MistralConfig", {"sliding_window": 128, "tie_word_embeddings": False}),
     "qwen2": ("Qwen2Config", {}),
     "qwen3": ("Qwen3Config", {"head_dim": 24}),
+    # Wide enough for the processor's tiles, whose products need multiples of 32.
+    "llama-wide": ("LlamaConfig", {"hidden_size": 96, "intermediate_size": 160, "head_dim": 32}),
+    "qwen3-wide": ("Qwen3Config", {"hidden_size": 96, "intermediate_size": 160, "head_dim": 32}),
 }
 
 ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -139,9 +142,20 @@ class Expected:
     gradients: Mapping[str, torch.Tensor]
 
 
-def by_peft(folder: Path, adapter: Adapter, targets: Targets, part: Part, *, dtype: torch.dtype) -> Expected:
-    """One row at a time through transformers' own network with PEFT's own layers. No padding, no packing."""
+Change = Callable[[str, torch.Tensor], torch.Tensor]
+
+
+def by_peft(
+    folder: Path, adapter: Adapter, targets: Targets, part: Part, *, dtype: torch.dtype, change: Change | None = None
+) -> Expected:
+    """One row at a time through transformers' own network with PEFT's own layers. No padding, no packing.
+
+    `change` may replace the base's linear weights by name first.
+    """
     network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+    for name, module in network.named_modules():
+        if change and isinstance(module, torch.nn.Linear) and name != "lm_head":
+            module.weight.data = change(name, module.weight.data)
     config = peft.LoraConfig(
         r=targets.rank,
         lora_alpha=targets.alpha,
