@@ -5,12 +5,12 @@ Shapes: T rows of the whole stream, n rows of one run, I in_features, O out_feat
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.pytorch_utils import Conv1D
 
 from engine.path import LinearShape
@@ -96,8 +96,12 @@ class AdaptedLinear(nn.Module):
         self.bias: Any = getattr(linear, "bias", None)
         self.name, self.adapting = name, adapting
         self.shape = _shape(linear)
-        # What bitsandbytes keeps beside an 8-bit weight.
+        # What bitsandbytes keeps beside an 8-bit weight, and transformers' way to undo it: it imports bitsandbytes,
+        # which takes seconds, so that nobody but a quantised base waits for it.
         self.quantisation_state: Any = getattr(linear, "state", None)
+        self.dequantise: Any = (
+            import_module("transformers.integrations.bitsandbytes").dequantize_bnb_weight if self.quantised else None
+        )
 
     @property
     def quantised(self) -> bool:
@@ -121,7 +125,7 @@ class AdaptedLinear(nn.Module):
         """The weight in a number format, [O, I]: a view where it has it already, else a copy."""
         weight: Any = self.weight
         if self.quantised:
-            weight = dequantize_bnb_weight(weight, self.quantisation_state)
+            weight = self.dequantise(weight, self.quantisation_state)
         dense: torch.Tensor = weight.to(dtype)
         return dense.t() if self.shape.fan_in_fan_out else dense
 

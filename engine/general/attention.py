@@ -22,7 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 # The name under which transformers' models find this module.
 NAME = "documents"
 
-# Up to this length documents take plain products; longer ones fused attention, which keeps no L x L numbers.
+# Up to this length documents take plain products on a CPU; longer ones fused attention, which keeps no L x L numbers.
+# Where fused attention cannot do what a layer asks, so many queries at a time take plain products.
 PLAIN_TOKENS = 384
 
 # A bucket's documents are at most a quarter longer than its shortest, or by so many tokens.
@@ -83,6 +84,8 @@ def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
     group: list[int] = []
     for document in sorted(range(len(lengths)), key=lambda document: (lengths[document], document)):
         length = lengths[document]
+        if not length:
+            continue
         if group:
             shortest = lengths[group[0]]
             fits = length <= max(shortest * 5 // 4, shortest + SLACK_TOKENS)
@@ -96,10 +99,14 @@ def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 @dataclass
 class Attended:
-    """What a model's attention modules read during a pass, and the sliding windows they were seen to use."""
+    """What a model's attention modules read during a pass, and what they were seen to ask.
+
+    `plain_only`: some layer asks what fused attention cannot do, so that long documents take plain products as well.
+    """
 
     documents: Documents | None = None
     windows: set[int] = field(default_factory=set)
+    plain_only: bool = False
 
 
 # By module, because transformers' interface is a table of plain functions, and the backward pass of activation
@@ -159,6 +166,7 @@ def _attend(  # noqa: PLR0917 - transformers calls it so
         raise UnknownAttention("attention outside a packed pass")
     if sliding_window is not None:
         attended.windows.add(sliding_window)
+    attended.plain_only |= sliding_window is not None or softcap is not None or s_aux is not None
     rule = Rule(sliding_window, softcap, s_aux)
     scale = query_1HTD.shape[-1] ** -0.5 if scaling is None else scaling
     out_THD = _attend_documents(
@@ -240,7 +248,8 @@ def _attend_bucket(
     """Attention of N documents of L places, laid end to end as the arguments and the result are."""
     documents, length = bucket
     bounded = rule.window is not None and rule.window < length
-    if length > PLAIN_TOKENS and not bounded and rule.softcap is None and rule.sinks_H is None:
+    plain = query.device.type == "cpu" and length <= PLAIN_TOKENS
+    if not plain and not bounded and rule.softcap is None and rule.sinks_H is None:
         query_NHLD, key_NKLD, value_NKLD = (
             tensor.view(documents, length, *tensor.shape[1:]).transpose(1, 2) for tensor in (query, key, value)
         )

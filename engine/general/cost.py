@@ -14,6 +14,13 @@ TRIAL_RANK = 8
 TEMPORARIES = 1.25
 
 
+class Kept(NamedTuple):
+    """Bytes that autograd keeps of a token: always, and for every token of the longest row that attention weighs."""
+
+    a_token: float
+    a_token_seen: float
+
+
 class Multiplied(NamedTuple):
     """Weights that take part in products: of every token, and of a supervised one besides."""
 

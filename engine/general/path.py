@@ -22,7 +22,7 @@ from engine.general.adapted import AdaptedLinear, Adapting, is_linear
 from engine.general.attention import Attended
 from engine.general.bottleneck import Bottlenecks
 from engine.general.choice import choose, hidden_states, logits
-from engine.general.cost import TEMPORARIES, KeptBytes, multiplied_weights, trial_factors
+from engine.general.cost import TEMPORARIES, Kept, KeptBytes, multiplied_weights, trial_factors
 from engine.general.head import PORTION_LOGITS, TokenLosses, Wanted, losses_of_hidden, losses_of_logits
 from engine.general.layout import Inputs, Layout, packed, padded
 from engine.general.loading import DTYPES, load_network
@@ -53,7 +53,7 @@ class GeneralPath:
         attention.connect(network, self._attended)
         self.choice = choose(network, self._attended, self._linears, device)
         self._multiplied = multiplied_weights(network, self._linears, self.choice.routed)
-        self._kept_bytes = self._measure_kept_bytes()
+        self._kept = self._measure_kept()
         self._checkpointed_layers = len(layers) if activation_checkpointing else 0
         if activation_checkpointing:
             _checkpoint(layers.values())
@@ -108,34 +108,33 @@ class GeneralPath:
         return 4 * (weights.a_token * tokens + weights.a_supervised_token * supervised_tokens)
 
     def activation_bytes(self, tokens: int, longest_row_tokens: int) -> int:
-        """What autograd keeps of a token, times the tokens; the shares of attention; some logits."""
-        config = self.network.config.get_text_config()
-        shares = config.num_attention_heads * min(longest_row_tokens, attention.PLAIN_TOKENS) * self._itemsize
-        kept = self._kept_bytes + config.num_hidden_layers * shares
+        """What autograd was seen to keep of a token, times the tokens, and the logits that stand at once."""
+        fused = self.choice.layout is Layout.PACKED and not self._attended.plain_only
+        seen = min(longest_row_tokens, attention.PLAIN_TOKENS) if fused else longest_row_tokens
+        kept = self._kept.a_token + self._kept.a_token_seen * seen
         if self._checkpointed_layers:
-            inputs = config.hidden_size * self._itemsize * self._checkpointed_layers
-            kept = inputs + kept // self._checkpointed_layers
-        return int(TEMPORARIES * (tokens * kept + PORTION_LOGITS * 4 * torch.float32.itemsize))
+            inputs = self.network.config.get_text_config().hidden_size * self.network.dtype.itemsize
+            kept = inputs * self._checkpointed_layers + kept / self._checkpointed_layers
+        portions = PORTION_LOGITS * 4 * torch.float32.itemsize
+        if not self.choice.plain_head:
+            # The model's own logits and their gradient, whole.
+            kept += 2 * self.network.get_output_embeddings().weight.shape[0] * self.network.dtype.itemsize
+        return int(TEMPORARIES * (tokens * kept + portions))
 
-    @property
-    def _itemsize(self) -> int:
-        return int(self.network.dtype.itemsize)
+    def _measure_kept(self) -> Kept:
+        """Of a short document and of one twice as long, when every layer is adapted."""
+        short, long = (self._kept_of(tokens) / tokens for tokens in (TRIAL_TOKENS, 2 * TRIAL_TOKENS))
+        a_token_seen = max(0.0, long - short) / TRIAL_TOKENS
+        return Kept(short - a_token_seen * TRIAL_TOKENS, a_token_seen)
 
-    def _measure_kept_bytes(self) -> int:
-        """Bytes that autograd keeps of a token when every layer is adapted."""
-        row = TokenisedRow(1, (0,) * TRIAL_TOKENS, (False,) * TRIAL_TOKENS)
-        part = Part(None, [row])
-        stream = pack([part], self._device)
-        working = Working(
-            lora={
-                name: [trial_factors(linear, self.network.dtype, self._device)]
-                for name, linear in self._linears.items()
-            }
-        )
-        inputs = self._lay_out(stream, [part])
-        with self._given(working, inputs), KeptBytes(self.network) as kept:
+    def _kept_of(self, tokens: int) -> int:
+        part = Part(None, [TokenisedRow(1, (0,) * tokens, (False,) * tokens)])
+        inputs = self._lay_out(pack([part], self._device), [part])
+        dtype = self.network.dtype
+        factors = {name: [trial_factors(linear, dtype, self._device)] for name, linear in self._linears.items()}
+        with self._given(Working(lora=factors), inputs), KeptBytes(self.network) as kept:
             (hidden_states if self.choice.plain_head else logits)(self.network, inputs)
-        return kept.total // TRIAL_TOKENS
+        return kept.total
 
     def _lay_out(self, stream: Stream, parts: Sequence[Part]) -> Inputs:
         return packed(stream) if self.choice.layout is Layout.PACKED else padded(stream, parts)
