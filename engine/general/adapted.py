@@ -19,6 +19,9 @@ from engine.path import LinearShape
 QUANTISED = {"Params4bit", "Int8Params"}
 QUANTISED_LAYERS = {"Linear4bit", "Linear8bitLt"}
 
+# Low precision may add a bias before or after rounding.
+LINEAR_TOLERANCE = 0.02
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -216,8 +219,19 @@ _product: Any = _Product.apply
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether LoRA may adapt it. A model's own kind of linear layer, such as a router, computes something else."""
-    return type(module) in {nn.Linear, Conv1D} or type(module).__name__ in QUANTISED_LAYERS
+    """Whether LoRA may adapt it. A model's own kind of linear layer is tried: routers compute something else."""
+    if type(module) in {nn.Linear, Conv1D} or type(module).__name__ in QUANTISED_LAYERS:
+        return True
+    return isinstance(module, nn.Linear) and _is_plain_product(module)
+
+
+def _is_plain_product(linear: nn.Linear) -> bool:
+    x_TI = torch.linspace(-1, 1, 2 * linear.in_features).view(2, -1).to(linear.weight)
+    with torch.no_grad():
+        found: Any = linear(x_TI)
+        expected_TO = functional.linear(x_TI, linear.weight, linear.bias)
+    alike = isinstance(found, torch.Tensor) and found.shape == expected_TO.shape
+    return alike and torch.allclose(found, expected_TO, rtol=LINEAR_TOLERANCE, atol=LINEAR_TOLERANCE)
 
 
 def _shape(linear: nn.Module) -> LinearShape:

@@ -17,6 +17,12 @@ from engine.tokenise import TokenisedRow
 from tests.unit.engine.general.small_models import CONFIGS, CPU, SIZES, random_network, rows
 
 BLOOM = transformers.BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2)
+FALCON = transformers.FalconConfig(
+    vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, bos_token_id=1, eos_token_id=2
+)
+LLAMA4 = transformers.Llama4TextConfig(
+    **SIZES, head_dim=8, intermediate_size_mlp=48, num_local_experts=4, num_experts_per_tok=1
+)
 MAMBA = transformers.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)
 BERT = transformers.BertConfig(
     vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, is_decoder=False
@@ -69,7 +75,7 @@ def test_documents_longer_than_a_block_are_attended_to_alike(
     torch.testing.assert_close(found, separate_logits(config, rows(5)), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("config", [BLOOM, MAMBA], ids=["bloom", "mamba"])
+@pytest.mark.parametrize("config", [BLOOM, FALCON, MAMBA, LLAMA4], ids=["bloom", "falcon", "mamba", "llama4"])
 def test_models_whose_tokens_mix_outside_the_interface_are_padded_and_right(config: Any) -> None:
     path = GeneralPath(random_network(config), CPU)
     assert path.choice.layout is Layout.PADDED
@@ -108,3 +114,10 @@ def test_documents_of_like_length_share_a_bucket() -> None:
     assert documents.buckets == ((2, 9), (2, 21), (1, 100))
     stream = torch.arange(158)
     assert torch.equal(stream[documents.gather_G][documents.back_T], stream)
+
+
+def test_a_model_s_own_linear_layers_are_adapted_where_they_are_products_and_left_where_not() -> None:
+    assert "transformer.h.0.self_attention.query_key_value" in GeneralPath(random_network(FALCON), CPU).linears
+    linears = GeneralPath(random_network(LLAMA4), CPU).linears
+    assert "model.layers.0.self_attn.q_proj" in linears
+    assert not any(name.endswith("router") for name in linears)
