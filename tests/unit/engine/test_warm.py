@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,9 +19,9 @@ from domain.plans import Compute, Device, Precision, RunReport, TrainPlan
 from domain.runs import LoraMethod
 from domain.warm import ORDER, Order, WarmPlan
 from engine import warm
+from engine.decoder.path import DecoderPath
 from engine.distributed import Ranks
 from engine.machine import resolve
-from engine.path import Path as ComputePath
 from engine.paths import Paths
 from tests.tiny_engine import tiny_plan, tiny_rows, tiny_spec, write_rows, write_tiny_base_model
 
@@ -184,13 +185,13 @@ signal.pause()
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The base models that are loaded from now on."""
     folders: list[Path] = []
-    load = Paths._load_fast  # noqa: SLF001 - counted
+    load = DecoderPath.load
 
-    def counted(chosen: Paths) -> ComputePath:
-        folders.append(chosen.folder)
-        return load(chosen)
+    def counted(folder: Path, *arguments: Any, **more: Any) -> DecoderPath:
+        folders.append(folder)
+        return load(folder, *arguments, **more)
 
-    monkeypatch.setattr(Paths, "_load_fast", counted)
+    monkeypatch.setattr(DecoderPath, "load", counted)
     return folders
 
 
