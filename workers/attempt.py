@@ -4,7 +4,7 @@ import logging
 import threading
 from pathlib import Path
 
-from domain.plans import Compute, ControlRecord, EngineManifest, RunFailure, RunPlan, RunReport, RunStopped, TrainPlan
+from domain.plans import Compute, ControlRecord, RunFailure, RunPlan, RunReport, RunStopped, TrainPlan
 from runtime.processes import ChildProcess
 from runtime.wiring import Runtime
 from services.leases import Claim, ResumePoint
@@ -14,7 +14,7 @@ from workers.checkpoints import CheckpointUploads
 from workers.engine_process import Launcher, Workspace
 from workers.evaluating import Evaluating
 from workers.fence import Fence
-from workers.inputs import BASE_MODEL, fetch_resume_point, fetch_rows, link_base_model
+from workers.inputs import BASE_MODEL, fetch_resume_point, fetch_rows, link_base_model, read_checkpoint
 from workers.patience import Patience, StopAsked
 from workers.progress import ProgressReport
 from workers.supervisor import EndedBy, Exit, Supervisor
@@ -76,7 +76,11 @@ class Attempt:
         fetch_rows(self._runtime, self._held, rows, patience)
         link_base_model(self._runtime, self._held, self._workspace.inputs, patience)
         self._warm.base_model = self._base_model
-        return fetch_resume_point(self._runtime, self._held, inputs / "checkpoint", patience)
+        return fetch_resume_point(self._runtime, self._held, self._checkpoint, patience)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self._workspace.inputs / self._run_id / "checkpoint"
 
     @property
     def _base_model(self) -> Path:
@@ -95,8 +99,7 @@ class Attempt:
     def _compute(self, resume: ResumePoint | None) -> Compute:
         """This worker's way of computing; a resumed run keeps the one it began with, whatever this worker's is."""
         if resume is not None:
-            kept = self._workspace.inputs / self._run_id / "checkpoint" / "checkpoint.json"
-            return EngineManifest.model_validate_json(kept.read_bytes()).compute
+            return read_checkpoint(self._checkpoint).compute
         return self._calibrations.compute_for(
             self._held.base_model.digest, self._base_model, self._folder / "calibrate", self._supervisor
         )

@@ -1,10 +1,14 @@
 """What a run is given, fetched by digest into the folder its ranks read."""
 
+import logging
 import shutil
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from domain.digests import Digest
+from domain.plans import EngineManifest
 from runtime.wiring import Runtime
 from services import leases
 from services.leases import Claim, ResumePoint
@@ -14,7 +18,10 @@ from workers.base_model_cache import cached_folder
 from workers.checkpoints import fetch_checkpoint
 from workers.patience import Patience
 
+log = logging.getLogger(__name__)
+
 BASE_MODEL = "base_model"
+CHECKPOINT_MANIFEST = "checkpoint.json"
 
 
 def link_base_model(runtime: Runtime, held: Claim, inputs: Path, patience: Patience) -> None:
@@ -32,17 +39,28 @@ def fetch_rows(runtime: Runtime, held: Claim, rows: dict[Path, Digest | None], p
 
 
 def fetch_resume_point(runtime: Runtime, held: Claim, to: Path, patience: Patience) -> ResumePoint | None:
-    """Write the newest checkpoint whose bytes are right; None to start from the beginning. Raises LeaseLost."""
+    """Write the newest checkpoint that can be gone on from: its bytes are right, and its manifest is of our format.
+
+    None to start from the beginning. Raises LeaseLost.
+    """
     resume = held.resume
     while resume is not None:
         try:
             fetch_checkpoint(runtime, held, resume, to=to, patience=patience)
-        except (ObjectMissing, DigestMismatch):
+            read_checkpoint(to)
+        except (ObjectMissing, DigestMismatch, ValidationError) as error:
+            reason = type(error).__name__
+            log.warning("job %s: the checkpoint of step %d cannot be used (%s)", held.job, resume.step, reason)
             shutil.rmtree(to, ignore_errors=True)
             resume = patience.insist(partial(_reject, runtime, held, resume))
         else:
             return resume
     return None
+
+
+def read_checkpoint(folder: Path) -> EngineManifest:
+    """What a checkpoint remembers. Raises ValidationError: an engine of another version wrote it in another form."""
+    return EngineManifest.model_validate_json((folder / CHECKPOINT_MANIFEST).read_bytes())
 
 
 def _reject(runtime: Runtime, held: Claim, damaged: ResumePoint) -> ResumePoint | None:

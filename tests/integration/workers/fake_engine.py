@@ -2,8 +2,9 @@
 
 Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT, `abort_late` at
 its second step and `abort_after_checkpoint` when it has something to lose, `non_finite` and `bad_checkpoint` fail,
-`mute` tells nothing and never ends. `abort_warm` dies before it is given an order, `abort_ordered` and `mute_ordered`
-when it has been; `abort_measuring` and `mute_measuring` come to no measurement.
+`former` writes checkpoints as the first engine did, `mute` tells nothing and never ends. `abort_warm` dies before it is
+given an order, `abort_ordered` and `mute_ordered` when it has been; `abort_measuring` and `mute_measuring` come to no
+measurement.
 """
 
 import json
@@ -139,7 +140,10 @@ class Training:
             run=self.plan.run, step=step, trained_tokens=1, supervised_tokens=1, train_s=1, spec=self.plan.spec,
             compute=self.compute, base_model_digest=self.plan.spec.base_model_digest, versions={},
         )  # fmt: skip
-        (folder / "checkpoint.json").write_text(manifest.model_dump_json())
+        written = manifest.model_dump_json()
+        if "former" in self.behaviour:
+            written = written.replace('"token_budget"', '"micro_batch_tokens"')
+        (folder / "checkpoint.json").write_text(written)
         (folder / "COMPLETE").write_text(manifest_of_tree(folder).model_dump_json())
 
     def finish(self, state: int) -> None:

@@ -168,6 +168,19 @@ def test_a_checkpoint_that_the_engine_refuses_is_used_no_more(department: Any, f
     assert [claim.details["resume_step"] for claim in department.audited("job.claimed")] == [None, 2, None]
 
 
+@pytest.mark.parametrize("former", [True, False])
+def test_a_checkpoint_of_a_former_format_is_used_no_more(department: Any, fake: Any, *, former: bool) -> None:
+    job = department.submit_queued(steps=6, checkpoint_every=2)
+    assert department.worker(fake("abort_after_checkpoint", *(["former"] if former else []))).run_next()
+    assert department.worker(fake()).run_next()
+
+    # The same attempt begins anew: none is lost by it.
+    assert (state_of(department, job), department.job(job).epoch) == (JobState.SUCCEEDED, 2)
+    assert department.adapter_file(job, "state.json") == b"21"
+    assert [record.details["step"] for record in department.audited("checkpoint.rejected")] == ([2] if former else [])
+    assert any("checkpoint of step 2" in event.message for event in department.events(job)) == former
+
+
 def test_a_store_that_fails_at_times_costs_no_attempt(department: Any, fake: Any) -> None:
     job = department.submit_queued(steps=6, checkpoint_every=2)
     store = FailsEverySecondTime(department.runtime.objects)
