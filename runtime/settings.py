@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from domain.plans import Device, Precision
+from domain.plans import Device, Precision, Quantisation
 
 # Where a process finds its settings when they were handed over in an inherited file, not in the environment:
 # a worker's ranks could read their parent's environment.
@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     threads_per_rank: Annotated[int, Field(ge=1)] = 1
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
+    quantisation: Quantisation = Field(default=Quantisation.NONE, description="How the frozen base is kept in memory.")
+    activation_checkpointing: bool = Field(
+        default=False, description="Recompute activations instead of keeping them: less memory, a third more work."
+    )
     token_budget: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Tokens of a pass on one rank; none for what was measured to be fastest."
     )

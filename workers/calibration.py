@@ -61,7 +61,8 @@ class Calibrations:
     def _key(self, base_model: Digest) -> str:
         settings = self._settings
         parts = (
-            *(base_model, settings.precision, settings.device, settings.ranks, settings.threads_per_rank),
+            *(base_model, settings.device, settings.ranks, settings.threads_per_rank),
+            *(settings.precision, settings.quantisation, settings.activation_checkpointing),
             *(_version(package) for package in PACKAGES),
             machine(),
         )
@@ -99,6 +100,8 @@ def compute_of(settings: Settings, measured: CalibrateReport | None = None) -> C
         threads_per_rank=settings.threads_per_rank,
         device=settings.device,
         precision=settings.precision,
+        quantisation=settings.quantisation,
+        activation_checkpointing=settings.activation_checkpointing,
     )
     if measured is not None:
         found = {"token_budget": measured.token_budget, "peak_flops": measured.peak_flops}

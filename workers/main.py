@@ -6,20 +6,34 @@ libraries, could read their ancestors' environment.
 
 import argparse
 import sys
+from importlib.util import find_spec
 
-from runtime.settings import exec_without_secrets, load
+from domain.plans import Quantisation
+from runtime.settings import Settings, exec_without_secrets, load
 
 ROLES = ("train", "validate", "sweep", "beat")
 
 
 def main(arguments: list[str]) -> None:
-    """Become the worker; returns only by an exception."""
+    """Become the worker; returns only by an exception. Raises SystemExit where it could not do what it is set to."""
     parser = argparse.ArgumentParser(prog="python -m workers.main")
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--ready-fd", help="an inherited descriptor that gets a byte once the worker listens")
     options = parser.parse_args(arguments)
     ready = [options.ready_fd] if options.ready_fd else []
-    exec_without_secrets(load(), [sys.executable, "-m", "workers.serve", options.role, *ready])
+    settings = load()
+    if options.role == "train":
+        _check(settings)
+    exec_without_secrets(settings, [sys.executable, "-m", "workers.serve", options.role, *ready])
+
+
+def _check(settings: Settings) -> None:
+    # Not where settings are read: only the machine that trains must have it.
+    if settings.quantisation is not Quantisation.NONE and find_spec("bitsandbytes") is None:
+        raise SystemExit(
+            f"TSUGIKI_QUANTISATION is {settings.quantisation}, and bitsandbytes is not installed:"
+            " pip install 'tsugiki[quantised]'"
+        )
 
 
 if __name__ == "__main__":

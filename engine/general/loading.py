@@ -1,5 +1,6 @@
 """Load a base model with transformers: from disk, frozen, cast once, quantised if asked."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from domain.plans import Precision, Quantisation
-from engine.failures import BadBaseModel
+from engine.failures import BadBaseModel, RunFailed
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
@@ -16,8 +17,11 @@ DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precisi
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, quantisation: Quantisation) -> Any:
     """An ordinary model folder as a network in evaluation mode, every weight frozen.
 
-    Only safetensors are read, and no code of the model's own. Raises BadBaseModel.
+    Only safetensors are read, and no code of the model's own. Raises BadBaseModel, and RunFailed where another
+    worker could do what this one cannot.
     """
+    if quantisation is not Quantisation.NONE and find_spec("bitsandbytes") is None:
+        raise RunFailed("The worker has no bitsandbytes, which the run's quantised base model needs.")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from domain.plans import Compute, Device, Precision
+from domain.plans import Compute, Device, Precision, Quantisation
 from runtime.settings import Settings
 from workers import calibration
 from workers.calibration import Calibrations
+from workers.engine_process import Workspace
 from workers.patience import StopAsked
 from workers.supervisor import Supervisor
 
@@ -65,6 +66,20 @@ def test_what_was_measured_stands_in_the_compute(worker: Any, fake: Any) -> None
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("setting", [{"quantisation": Quantisation.NF4}, {"activation_checkpointing": True}])
+def test_what_saves_memory_stands_in_the_compute_and_in_what_is_measured(
+    setting: dict[str, object], worker: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Any] = []
+    write_plan = Workspace.write_plan
+    monkeypatch.setattr(Workspace, "write_plan", lambda self, plan: plans.append(plan) or write_plan(self, plan))
+    plain, saving = worker(fake()).compute(), worker(fake(), **setting).compute()
+    assert saving == plain.model_copy(update=setting)
+    assert [plan.compute.model_dump(include=set(setting)) for plan in plans] == [
+        plain.model_dump(include=set(setting)), setting,
+    ]  # fmt: skip
+
+
 def test_a_budget_that_is_set_is_kept_and_the_peak_is_measured_all_the_same(worker: Any, fake: Any) -> None:
     assert found(worker(fake(), token_budget=99).compute()) == (99, MEASURED[1])
 
@@ -79,14 +94,20 @@ def test_a_base_model_is_measured_once_also_by_later_workers(worker: Any, fake: 
 
 @pytest.mark.parametrize(
     "changed",
-    ["base model", "precision", "threads_per_rank", "ranks", "device", "torch", "tsugiki", "processor", "GPUs"],
+    [
+        *("base model", "precision", "quantisation", "activation_checkpointing", "threads_per_rank", "ranks", "device"),
+        *("torch", "tsugiki", "processor", "GPUs"),
+    ],
 )
 def test_whatever_may_change_a_speed_has_it_measured_anew(
     changed: str, worker: Any, fake: Any, request: pytest.FixtureRequest
 ) -> None:
     launcher = fake()
     worker(launcher).compute()
-    settings = {"precision": Precision.BF16, "threads_per_rank": 2, "ranks": 2, "device": Device.AUTO}
+    settings = {
+        "precision": Precision.BF16, "quantisation": Quantisation.INT8, "activation_checkpointing": True,
+        "threads_per_rank": 2, "ranks": 2, "device": Device.AUTO,
+    }  # fmt: skip
     change_machine(changed, request.getfixturevalue("monkeypatch"), request.getfixturevalue("tmp_path"))
     later = worker(launcher, **{name: value for name, value in settings.items() if name == changed})
     later.compute(OTHER_DIGEST if changed == "base model" else DIGEST)

@@ -9,7 +9,8 @@ from typing import Any
 import psutil
 import pytest
 
-from domain.warm import ORDER, Order
+from domain.plans import Quantisation
+from domain.warm import ORDER, Order, WarmPlan
 from runtime.settings import Settings
 from workers.calibration import compute_of
 from workers.engine_process import Workspace
@@ -49,6 +50,16 @@ def test_one_process_waits_however_often_it_is_asked_for(settings: Settings, kee
     assert not waiting.child.ended()
     # It is one job's.
     assert engine.take(compute_of(settings)) is None
+    waiting.child.reap()
+
+
+def test_a_process_waits_with_the_base_kept_as_jobs_will_want_it(settings: Settings, keep: Any, fake: Any) -> None:
+    changes = {"quantisation": Quantisation.NF4, "activation_checkpointing": True}
+    engine = keep(fake(), **changes)
+    engine.start()
+    waiting = engine.take(compute_of(settings.model_copy(update=changes)))
+    plan = WarmPlan.model_validate_json(waiting.workspace.plan.read_bytes())
+    assert plan.compute == compute_of(settings).model_copy(update=changes)
     waiting.child.reap()
 
 

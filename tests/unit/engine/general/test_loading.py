@@ -1,6 +1,8 @@
 """What can be loaded, and how it is kept."""
 
 import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from domain.plans import Precision, Quantisation
+from domain.plans import FailureKind, Precision, Quantisation
 from domain.runs import FullMethod, LoraMethod
 from engine.adapter import Adapter
-from engine.failures import BadBaseModel, BadData
+from engine.failures import BadBaseModel, BadData, RunFailed
 from engine.general.path import GeneralPath
 from engine.stream import Part
 from tests.unit.engine.general.small_models import (
@@ -26,7 +28,7 @@ from tests.unit.engine.general.small_models import (
     rows,
 )
 
-bitsandbytes = pytest.importorskip("bitsandbytes", reason="quantisation is bitsandbytes'")
+quantised = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="quantisation is bitsandbytes'")
 
 
 @pytest.fixture
@@ -95,6 +97,7 @@ def test_code_beside_the_weights_is_not_run(folder: Path) -> None:
         load(folder)
 
 
+@quantised
 @pytest.mark.parametrize("quantisation", [Quantisation.NF4, Quantisation.INT8])
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
 def test_a_quantised_base_trains_as_its_dequantised_weights_would(
@@ -112,6 +115,7 @@ def test_a_quantised_base_trains_as_its_dequantised_weights_would(
     assert kept.numel() * kept.itemsize <= 32 * 48
 
 
+@quantised
 def test_nf4_losses_are_those_of_bitsandbytes_own_layers(tmp_path: Path) -> None:
     """Whose products on a CPU want widths of 64, and round scales to bf16."""
     config = transformers.LlamaConfig(**(SIZES | {"hidden_size": 64, "intermediate_size": 128}))
@@ -128,6 +132,7 @@ def test_nf4_losses_are_those_of_bitsandbytes_own_layers(tmp_path: Path) -> None
     assert path.losses([Part(None, rows(3))]).sums[0].loss == pytest.approx(expected, rel=5e-3)
 
 
+@quantised
 def test_dora_on_a_quantised_base_measures_the_dequantised_directions(folder: Path) -> None:
     path = load(folder, quantisation=Quantisation.NF4)
     twins = Twins(CONFIGS["llama"], LoraMethod(lora_rank=4, use_dora=True), path=path)
@@ -139,6 +144,18 @@ def test_dora_on_a_quantised_base_measures_the_dequantised_directions(folder: Pa
     assert twins.worst_gradient() < 1e-3
 
 
+@quantised
 def test_a_quantised_base_cannot_be_trained_in_full(folder: Path) -> None:
     with pytest.raises(BadData, match="quantised"):
         Adapter(FullMethod(), load(folder, quantisation=Quantisation.NF4).full_parameters())
+
+
+def test_a_worker_without_bitsandbytes_says_so_and_another_may_try(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(RunFailed, match="bitsandbytes") as refused:
+        load(folder, quantisation=Quantisation.NF4)
+    # The kind that a job is tried again after.
+    assert refused.value.kind is FailureKind.CRASH
+    assert load(folder).linears
