@@ -349,21 +349,24 @@ def _check_start(lora: LoraRequest, facts: BaseModelFacts) -> None:
     if lora.init is LoraInit.PISSA and lora.dropout:
         # Not noise on an adapter that is still zero, but the base's own principal part, left out at random.
         raise ConflictingFields("PiSSA begins with the base model's weights: give no dropout.", param="lora.dropout")
-    most = _largest_rank(lora, facts)
+    most, why = _largest_rank(lora, facts)
     patterns = [(f"lora.rank_pattern.{_shown(key)}", rank) for key, rank in lora.rank_pattern.items()]
     for param, rank in [("lora.rank", lora.rank), *patterns]:
         if rank > most:
-            raise OutOfRange(f"With `init` {lora.init} this base model's layers take ranks to {most}.", param=param)
+            raise OutOfRange(f"With `init` {lora.init} ranks go to {most}: {why}.", param=param)
 
 
-def _largest_rank(lora: LoraRequest, facts: BaseModelFacts) -> int:
+def _largest_rank(lora: LoraRequest, facts: BaseModelFacts) -> tuple[int, str]:
+    """The largest rank that a start can have, and why."""
+    if lora.init is LoraInit.PISSA and facts.hidden_size >= MAX_PISSA_RANK:
+        return MAX_PISSA_RANK, f"the finished adapter has twice the rank, and may have {MAX_LORA_RANK}"
     if lora.init is LoraInit.PISSA:
         # A layer's weight has the model's width on one side.
-        return min(MAX_PISSA_RANK, facts.hidden_size)
+        return facts.hidden_size, f"the base model is {facts.hidden_size} wide"
     if lora.init is LoraInit.EVA and lora.target_modules == "all-linear":
         # Some of all layers have the model's width as their input.
-        return facts.hidden_size // EVA_SKETCH
-    return MAX_LORA_RANK
+        return facts.hidden_size // EVA_SKETCH, f"the base model is {facts.hidden_size} wide"
+    return MAX_LORA_RANK, "no adapter has more"
 
 
 def _max_seq_len(lora: LoraRequest, facts: BaseModelFacts) -> int:

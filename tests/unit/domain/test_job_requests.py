@@ -150,6 +150,26 @@ def test_what_no_base_model_takes_is_refused_before_one_is_looked_at(
     assert (refused.value.code, refused.value.param) == (code, param)
 
 
+@pytest.mark.parametrize(
+    ("lora", "param"),
+    [
+        ({"rank": 129}, "lora.rank"),
+        ({"rank_pattern": {"q_proj": 129}}, "lora.rank_pattern.q_proj"),
+        ({"rank_pattern": {"layers.(0|1).mlp.down_proj": 256, "q_proj": 8}},
+         "lora.rank_pattern.layers.(0|1).mlp.down_proj"),
+    ],
+)  # fmt: skip
+def test_no_adapter_is_promised_that_servers_refuse_for_its_rank(lora: dict[str, object], param: str) -> None:
+    # peft doubles a PiSSA adapter's rank when it takes the start out (`subtract_mutated_init`); we export up to 256.
+    with pytest.raises(Refusal, match="twice the rank, and may have 256") as refused:
+        resolved(lora=lora | {"init": "pissa"})
+    assert (refused.value.code, refused.value.param, refused.value.status) == ("out_of_range", param, 400)
+    # Half of it is taken, and all of it from a start that leaves the base as it is.
+    halved = {"rank": 128, "rank_pattern": {"q_proj": 128}}
+    assert resolved(lora=halved | {"init": "pissa"}).lora.rank_pattern == {"q_proj": 128}
+    assert resolved(lora=lora).lora.init == "kaiming"
+
+
 def test_a_multiplier_beyond_a_rate_of_one_is_refused() -> None:
     assert base_learning_rate(FACTS.hidden_size) * 100 <= 1
     facts = FACTS.model_copy(update={"hidden_size": 1})
