@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test check lint format clean
+.PHONY: help setup setup-dev demo bench up test check lint format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,13 @@ $(VENV)/.setup-dev: $(VENV)/.setup
 
 demo: $(VENV)/.setup  ## Two departments train an adapter each on a real model; ends with the table
 	$(BIN)/python -m cli.demo --dir .tsugiki/demo --report demo-report.json
+
+$(VENV)/.setup-bench: $(VENV)/.setup
+	$(BIN)/pip install --quiet --editable '.[worker,embedded,demo,bench]'
+	@touch $@
+
+bench: $(VENV)/.setup-bench  ## Measure our engine beside peft and TRL, and write the tables; BENCH=--quick for a short one
+	$(BIN)/python -m benchmarks $(BENCH)
 
 up: $(VENV)/.setup  ## Start the whole service in the foreground, its data in .tsugiki
 	$(BIN)/tsugiki up --dir .tsugiki

@@ -1,0 +1,1 @@
+"""`make bench`: our engine beside peft with the HF Trainer and TRL, alternating, on the same documents."""

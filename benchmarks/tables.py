@@ -1,0 +1,347 @@
+"""What pages say of a benchmark, in Markdown: the block of docs/performance.md and that of README.md."""
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import TypeVar
+
+from benchmarks.engines import ENGINES, JOB_PEER, REFERENCE, named
+from benchmarks.results import JobsMeasured, PeakMeasured, Quality, Results, Row, percentile, summarise
+
+NOT_MEASURED = "not measured"
+PLOT = "Tokens per CPU second by engine, and seconds over the number of runs"
+
+Item = TypeVar("Item")
+
+WAYS = {
+    JOB_PEER: "peft + HF Trainer bf16, a process a job",
+    "tsugiki-cold": "Tsugiki, a process a job",
+    "tsugiki-batch": "Tsugiki, all jobs in one process, started for them",
+    "tsugiki-warm": "Tsugiki, all jobs in one process that waited for work",
+}
+# What a reader of the README wants to compare.
+SUMMARY = (
+    "peft-trainer-fp32",
+    "peft-trainer-bf16",
+    "trl-sft-bf16",
+    "trl-sft-packing-bf16",
+    "tsugiki-fp32",
+    "tsugiki-bf16",
+)
+
+
+def whole(found: Sequence[Results]) -> str:
+    """The block of docs/performance.md: every benchmark there is."""
+    sections = [_section(results) for results in found] or ["Nothing is measured yet."]
+    if not any(results.hardware.gpu for results in found):
+        sections.append("### GPUs\n\nEvery row: not measured.")
+    return "\n\n".join(sections)
+
+
+def summary(results: Results) -> str:
+    """The block of the README."""
+    rows = {row.engine: row for row in summarise(results)}
+    reference = rows.get(REFERENCE)
+    table = _table(
+        ("engine", _speed_heading(results), "against peft + Trainer bf16", "share of the peak", "start, s", "memory"),
+        [
+            (
+                row.label,
+                f"{row.tokens_per_cpu_s:,.0f}",
+                _times(row, reference, digits=1),
+                f"{row.mfu:.0%}",
+                f"{row.start_s:.1f}",
+                _size(row.peak_bytes),
+            )
+            for row in (rows[name] for name in SUMMARY if name in rows)
+        ],
+    )
+    return "\n\n".join(filter(None, (_measured_on(results), table, _jobs_sentence(results))))
+
+
+def _jobs_sentence(results: Results) -> str:
+    took = {way: [each.seconds for each in results.jobs if each.way == way] for way in WAYS}
+    if not all(took.values()):
+        return ""
+    peer, cold, batch, warm = (median(took[way]) for way in WAYS)
+    first = results.jobs[0]
+    jobs = f"{len(first.latencies_s)} jobs of {first.documents_a_job} documents"
+    return (
+        f"{jobs}, from nothing running to the last adapter: {peer:.0f} s by a peft process a job, {cold:.0f} s by a "
+        f"Tsugiki process a job ({peer / cold:.1f} x), {batch:.0f} s by one for all ({peer / batch:.1f} x), and "
+        f"{warm:.0f} s by one that waited for work with the base model loaded ({peer / warm:.1f} x)."
+    )
+
+
+def _measured_on(results: Results) -> str:
+    of, rounds = results.versions, len({each.round for each in results.steps})
+    packages = ", ".join(f"{name} {of[name]}" for name in ("torch", "transformers", "peft", "trl") if name in of)
+    counted = {0: "", 1: "; one round"}.get(rounds, f"; medians of {rounds} alternating rounds")
+    return f"{results.hardware.label}; {packages}{counted}."
+
+
+def _section(results: Results) -> str:
+    parts = [f"### {results.hardware.label}", _measured_on(results), _documents(results)]
+    parts.append(f"![{PLOT}](images/{results.plot_name})")
+    told = (_engines, _peaks, _fused, _ranks, _jobs, _batches, _exact, _quality, _load, _commits)
+    return "\n\n".join([*parts, *filter(None, (each(results) for each in told))])
+
+
+def _speed_heading(results: Results) -> str:
+    return "tokens/s" if results.hardware.gpu else "tokens per CPU second, one thread"
+
+
+def _documents(results: Results) -> str:
+    about = results.documents
+    lengths = f"{about['shortest_tokens']:.0f}-{about['longest_tokens']:.0f} tokens"
+    return (
+        f"{about['documents']:,.0f} documents of {lengths}, mean {about['mean_tokens']:.0f}, "
+        f"median {about['median_tokens']:.0f}; {about['supervised_share']:.0%} of the tokens are supervised."
+    )
+
+
+def _engines(results: Results) -> str:
+    rows = {row.engine: row for row in summarise(results)}
+    reference = rows.get(REFERENCE)
+    headings = (
+        "engine",
+        _speed_heading(results),
+        "slowest-fastest round",
+        "against peft + Trainer bf16",
+        "MFU",
+        f"tokens/s, {results.hardware.threads} threads",
+        "computed/real tokens",
+        "peak memory",
+        "start, s",
+        "held-out loss",
+    )
+    if not rows:
+        return ""
+    lines = []
+    for engine in ENGINES:
+        row = rows.get(engine.name)
+        lines.append(_engine(row, reference) if row else (engine.label, *(NOT_MEASURED,) * (len(headings) - 1)))
+    lines.append(_ceiling(results, reference, columns=len(headings)))
+    return _table(headings, lines)
+
+
+def _engine(row: Row, reference: Row | None) -> tuple[str, ...]:
+    low, high = row.tokens_per_cpu_s_range
+    return (
+        row.label,
+        f"{row.tokens_per_cpu_s:,.0f}",
+        f"{low:,.0f}-{high:,.0f}",
+        _times(row, reference, digits=2),
+        f"{row.mfu:.1%}",
+        f"{row.tokens_per_s:,.0f}",
+        f"{row.padding_ratio:.2f}",
+        _size(row.peak_bytes),
+        f"{row.start_s:.1f}",
+        NOT_MEASURED if row.loss is None else f"{row.loss:.3f}",
+    )
+
+
+def _times(row: Row, reference: Row | None, *, digits: int) -> str:
+    return f"{row.tokens_per_cpu_s / reference.tokens_per_cpu_s:.{digits}f} x" if reference else NOT_MEASURED
+
+
+def _ceiling(results: Results, reference: Row | None, *, columns: int) -> tuple[str, ...]:
+    """What the peak would come to if nothing but the needed products took time."""
+    peaks = [peak.flops / _needed_a_token(results) for peak in _one_thread(results, "bf16")]
+    speed = median(peaks)
+    cells = (
+        "nothing but the needed products, at the bf16 peak",
+        f"{speed:,.0f}",
+        f"{min(peaks):,.0f}-{max(peaks):,.0f}",
+        f"{speed / reference.tokens_per_cpu_s:.2f} x" if reference else NOT_MEASURED,
+        "100.0%",
+    )
+    return *cells, *("",) * (columns - len(cells))
+
+
+def _needed_a_token(results: Results) -> float:
+    """FLOP, over what all engines trained on."""
+    steps = [step for each in results.steps for step in each.steps]
+    needed = sum(results.weights.needed(step.tokens, step.supervised_tokens) for step in steps)
+    return needed / sum(step.tokens for step in steps)
+
+
+def _one_thread(results: Results, precision: str) -> list[PeakMeasured]:
+    return [peak for peak in results.peaks if (peak.precision, peak.threads) == (precision, 1)]
+
+
+def _peaks(results: Results) -> str:
+    told = []
+    for precision, threads in sorted({(peak.precision, peak.threads) for peak in results.peaks}):
+        rates = [peak.flops / 1e9 for peak in results.peaks if (peak.precision, peak.threads) == (precision, threads)]
+        told.append(
+            f"{precision} on {threads} {median(rates):,.0f} GFLOP/s ({min(rates):,.0f}-{max(rates):,.0f} by round)"
+        )
+    return f"The peak of matrix products, by number format and threads: {'; '.join(told)}." if told else ""
+
+
+def _fused(results: Results) -> str:
+    shapes = sorted({(each.rows_a_step, each.jobs) for each in results.fused})
+    lines = []
+    for rows_a_step, jobs in shapes:
+        rounds = [each for each in results.fused if (each.rows_a_step, each.jobs) == (rows_a_step, jobs)]
+        apart = median(each.tokens / each.apart_s for each in rounds)
+        together = median(each.tokens / each.together_s for each in rounds)
+        faster = [each.apart_s / each.together_s for each in rounds]
+        lines.append(
+            (
+                f"{jobs}",
+                f"{rows_a_step}",
+                f"{apart:,.0f}",
+                f"{together:,.0f}",
+                f"{median(faster):.2f} x ({min(faster):.2f}-{max(faster):.2f})",
+            )
+        )
+    unit = _speed_heading(results)
+    headings = ("jobs", "rows a step of each", f"one after another: {unit}", "in one pass", "gain (range)")
+    return _table(headings, lines) if lines else ""
+
+
+def _ranks(results: Results) -> str:
+    lines = []
+    for ranks, threads in sorted({(each.ranks, each.threads_per_rank) for each in results.ranks}):
+        rounds = [each for each in results.ranks if each.ranks == ranks]
+        lines.append(
+            (
+                f"{ranks} x {threads}",
+                f"{median(each.tokens_per_s for each in rounds):,.0f}",
+                _median(rounds, lambda each: each.mfu, "{:.1%}".format),
+                _median(rounds, lambda each: each.padding_ratio, "{:.2f}".format),
+                _median(rounds, lambda each: each.memory_bytes, _size),
+            )
+        )
+    headings = ("`engine train`, ranks x threads", "tokens/s", "MFU", "computed/real tokens", "memory of a rank")
+    return _table(headings, lines) if lines else ""
+
+
+def _median(rounds: Iterable[Item], value: Callable[[Item], float | None], told: Callable[[float], str]) -> str:
+    known = [found for each in rounds if (found := value(each)) is not None]
+    return told(median(known)) if known else NOT_MEASURED
+
+
+def _jobs(results: Results) -> str:
+    if not results.jobs:
+        return ""
+    by_peer = [each.seconds for each in results.jobs if each.way == JOB_PEER]
+    peer = median(by_peer) if by_peer else None
+    lines = []
+    for way, label in WAYS.items():
+        rounds = [each for each in results.jobs if each.way == way]
+        lines.append(_way(label, rounds, peer) if rounds else (label, *(NOT_MEASURED,) * 6))
+    headings = (
+        f"{len(results.jobs[0].latencies_s)} jobs of {results.jobs[0].documents_a_job} documents",
+        "seconds",
+        "against peft",
+        "adapters an hour",
+        "latency p50, s",
+        "latency p95, s",
+        "peak memory",
+    )
+    return _table(headings, lines)
+
+
+def _way(label: str, rounds: Sequence[JobsMeasured], peer_s: float | None) -> tuple[str, ...]:
+    seconds = median(each.seconds for each in rounds)
+    latencies_s = [latency for each in rounds for latency in each.latencies_s]
+    return (
+        label,
+        f"{seconds:.1f}",
+        NOT_MEASURED if peer_s is None else f"{peer_s / seconds:.1f} x",
+        f"{3600 * len(rounds[0].latencies_s) / seconds:,.0f}",
+        f"{percentile(latencies_s, 50):.1f}",
+        f"{percentile(latencies_s, 95):.1f}",
+        _size(median(each.peak_bytes for each in rounds)),
+    )
+
+
+def _batches(results: Results) -> str:
+    lines = [
+        (f"{each.runs}", f"{each.seconds:.1f}", f"{each.seconds / each.runs:.2f}", _size(each.peak_bytes))
+        for each in results.batches
+    ]
+    return _table(("runs in one plan", "seconds", "a run", "peak memory"), lines) if lines else ""
+
+
+def _exact(results: Results) -> str:
+    exact = results.exactness
+    if exact is None:
+        return ""
+    return (
+        f"In fp32, beside a largest gradient of {exact.largest_gradient:.2g}: max |dgrad| against peft's autograd "
+        f"{exact.fast_from_peft:.1e} (fast path) and {exact.general_from_peft:.1e} (general path); of a run in company "
+        f"against the same run alone {exact.beside_company:.1e}; loss against peft's {exact.loss_from_peft:.1e}."
+    )
+
+
+def _quality(results: Results) -> str:
+    return quality_table(results.quality) if results.quality else ""
+
+
+def quality_table(quality: Quality) -> str:
+    """A department's tasks by both engines."""
+    lines = []
+    for department, trainer in sorted({(run.department, run.trainer) for run in quality.runs}):
+        runs = [run for run in quality.runs if (run.department, run.trainer) == (department, trainer)]
+        accuracies = [sum(run.right) / len(run.right) for run in runs]
+        lines.append(
+            (
+                department,
+                named(trainer).label,
+                f"{len(runs)}",
+                f"{sum(accuracies) / len(accuracies):.1%} ({min(accuracies):.1%}-{max(accuracies):.1%})",
+                f"{median(run.loss for run in runs):.4f}",
+                f"{median(run.train_s for run in runs):.0f}",
+            )
+        )
+    headings = ("department", "trained by", "seeds", "held-out accuracy (range)", "held-out loss", "seconds")
+    interval = f"{_points(quality.low)} to {_points(quality.high)}"
+    return (
+        f"{_table(headings, lines)}\n\n"
+        f"Tsugiki less peft + HF Trainer, paired by seed and row: {_points(quality.difference)} points of accuracy, "
+        f"95 % interval {interval}; peft takes {quality.time_ratio:.1f} times as long."
+    )
+
+
+def _points(share: float) -> str:
+    return f"{share * 100:+.1f}"
+
+
+def _load(results: Results) -> str:
+    loads = [
+        *(each.load for each in results.steps),
+        *(each.load for each in results.fused),
+        *(each.load for each in results.ranks),
+        *(each.load for each in results.jobs),
+        *(each.load for each in results.batches),
+    ]
+    if not loads:
+        return ""
+    others, withheld = [load.others_cores for load in loads], [load.withheld_cores for load in loads]
+    before = [load.before for load in loads]
+    return (
+        f"While it ran, other processes of the machine used {median(others):.1f} cores (median; up to "
+        f"{max(others):.1f}), the hypervisor withheld {median(withheld):.1f} (up to {max(withheld):.1f}), and the load "
+        f"before a measurement was {median(before):.1f} (up to {max(before):.1f})."
+    )
+
+
+def _commits(results: Results) -> str:
+    """Which part was measured when, and at which commit."""
+    parts: dict[str, list[str]] = {}
+    for part, record in results.parts.items():
+        parts.setdefault(f"{record.date.partition('T')[0]} at `{record.commit}`", []).append(part)
+    told = "; ".join(f"{when}: {', '.join(names)}" for when, names in parts.items())
+    return f"Measured on {told}." if told else ""
+
+
+def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [headings, ["---"] * len(headings), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
