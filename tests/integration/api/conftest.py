@@ -1,3 +1,4 @@
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,9 @@ ADAPTER_FILES = {
     "adapter_config.json": b'{"r": 8}',
     "adapter_model.safetensors": bytes(range(256)) * 5000,
 }
+# Until the server has written down what it does after an answer.
+TOLD_WITHIN_S = 5
+
 METRICS = {"step": 1, "total_steps": 2, "train_loss": 1.5, "tokens_per_s": 321.0, "mfu": 0.5, "memory_bytes": 2**33}
 
 
@@ -167,7 +171,11 @@ def unchanged(contents: Callable[[], Contents]) -> Callable[..., object]:
     def block(**events: int) -> Iterator[None]:
         before = contents()
         yield
+        # The end of a download is told after its last byte, which the client may see first.
+        deadline = time.monotonic() + TOLD_WITHIN_S
         after = contents()
+        while (after.events - before.events).total() < sum(events.values()) and time.monotonic() < deadline:
+            after = contents()
         assert after.rows == before.rows
         assert after.objects == before.objects
         told = {name.replace(".", "_"): number for name, number in (after.events - before.events).items()}
