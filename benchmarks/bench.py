@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from benchmarks import machine
+from benchmarks import machine, summaries
 from benchmarks.contract import Workshop
 from benchmarks.documents import IGNORED, ROWS, TOKENS
 from benchmarks.engines import Engine
 from benchmarks.flops import DecoderWeights
 from benchmarks.process import Finished, Measured, python
 from benchmarks.reports import Peak, say
-from benchmarks.results import PART_FIELDS, PartRecord, PeakMeasured, Results, TaskChanged
+from benchmarks.results import PartRecord, PeakMeasured, Results
 from benchmarks.sizes import Sizes
 
 DOCUMENTS = 1600
@@ -66,23 +66,19 @@ class Bench:
         )
 
     def keep(self, out: Path, others: Results | None) -> None:
-        """From here on what is added is written to `out`, beside the other parts of an earlier benchmark.
+        """From here on results are written to `out`, beside the other parts of an earlier benchmark where it is given.
 
-        Raises TaskChanged where that one measured something else.
+        Raises TaskChanged.
         """
         if others is not None:
-            if (others.task, others.hardware) != (self.results.task, self.results.hardware):
-                raise TaskChanged(f"{out} was measured with other packages or documents: measure all parts again.")
-            kept = {name: getattr(others, name) for names in PART_FIELDS.values() for name in names}
-            self.results = self.results.model_copy(update={**kept, "parts": others.parts})
-        self._write = lambda results: results.write(out)
+            self.results = self.results.keeping(others)
+        self._write = lambda results: summaries.write(results, out)
 
     # --- results ------------------------------------------------------------------------------------------------------
 
     def begin(self, part: str) -> None:
         """Forget what an earlier benchmark found of a part."""
-        empty = {name: Results.model_fields[name].default for name in PART_FIELDS[part]}
-        self.put(**empty, parts={**self.results.parts, part: self._record})
+        self.results = self.results.beginning(part, self._record)
 
     def add(self, **lists: Sequence[Any]) -> None:
         """Append to lists of the results."""

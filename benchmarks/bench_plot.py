@@ -7,7 +7,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.results import Results, is_ours, rate_of, summarise
+from benchmarks.engines import named
+from benchmarks.results import Results
+from benchmarks.summaries import speed_of, summarise
 
 OURS, PEERS = "#2a7f62", "#b0b0b0"
 POINTS = "#303030"
@@ -29,9 +31,9 @@ def plot(results: Results, path: Path) -> None:
 def _plot_speeds(axes: Axes, results: Results) -> None:
     rows = summarise(results)
     for place, row in enumerate(reversed(rows)):
-        colour = OURS if is_ours(row.engine) else PEERS
+        colour = OURS if named(row.engine).is_ours else PEERS
         axes.barh(place, row.tokens_per_cpu_s, 0.62, color=colour)
-        rounds = [rate_of(each.steps, threads=1, by_cpu=True) for each in results.steps if each.engine == row.engine]
+        rounds = [speed_of(each.steps, results) for each in results.steps if each.engine == row.engine]
         axes.plot(rounds, [place] * len(rounds), "o", color=POINTS, markersize=3, alpha=0.7)
         axes.annotate(
             f"{row.tokens_per_cpu_s:,.0f}", (max(rounds), place), xytext=(6, 0), textcoords="offset points", va="center"

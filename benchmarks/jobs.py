@@ -11,8 +11,9 @@ from benchmarks.contract import Job, compute
 from benchmarks.engines import JOB_PEER, named
 from benchmarks.process import Finished
 from benchmarks.reports import say
-from benchmarks.results import BatchMeasured, JobsMeasured, RanksMeasured, peak_of
+from benchmarks.results import BatchMeasured, JobsMeasured, RanksMeasured
 from benchmarks.speed import rows_of
+from benchmarks.summaries import peak_of
 from domain.plans import ProgressRecord
 
 # Runs of a batch are short: what is measured is what one more of them costs.

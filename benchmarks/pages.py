@@ -23,7 +23,7 @@ def write() -> None:
 
 def blocks(found: Sequence[Results]) -> dict[Path, str]:
     """What belongs between the markers of each page. The README tells of the first benchmark only."""
-    return {PAGE: tables.whole(found), README: tables.summary(found[0]) if found else tables.whole(found)}
+    return {PAGE: tables.whole(found), README: tables.summary(found[0]) if found else tables.NOTHING}
 
 
 def replaced(text: str, block: str) -> str:

@@ -1,12 +1,9 @@
-"""Everything a benchmark measured, and what a table says of it: benchmarks/results/<hardware>.json."""
+"""Everything a benchmark measured: benchmarks/results/<hardware>.json."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
 
 from pydantic import Field
 
-from benchmarks.engines import ENGINES, Engine, named
 from benchmarks.flops import DecoderWeights
 from benchmarks.machine import ISAS, Hardware, Load
 from benchmarks.reports import Exactness, Step
@@ -155,7 +152,23 @@ class Row(Frozen):
     padding_ratio: float
     peak_bytes: float
     start_s: float
+    # How many cores others used meanwhile.
+    others_cores: float
+    # Held-out, after the last round's steps.
     loss: float | None
+
+
+class JobsRow(Frozen):
+    """A way to do a department's jobs, in the table: medians over the rounds, latencies over all jobs of all rounds."""
+
+    way: str
+    jobs: int
+    documents_a_job: int
+    seconds: float
+    adapters_per_hour: float
+    latency_p50_s: float
+    latency_p95_s: float
+    peak_bytes: float
 
 
 class TaskChanged(Exception):  # noqa: N818 - named for the fact
@@ -173,6 +186,7 @@ class Results(Frozen):
     weights: DecoderWeights
     parts: dict[str, PartRecord] = Field(default_factory=dict)
     rows: tuple[Row, ...] = ()
+    jobs_rows: tuple[JobsRow, ...] = ()
     peaks: tuple[PeakMeasured, ...] = ()
     steps: tuple[StepsMeasured, ...] = ()
     losses: tuple[HeldOutLoss, ...] = ()
@@ -183,10 +197,17 @@ class Results(Frozen):
     exactness: Exactness | None = None
     quality: Quality | None = None
 
-    @property
-    def task(self) -> tuple[object, ...]:
-        """What parts must have in common to stand in one file."""
-        return self.versions, self.documents, self.weights
+    def keeping(self, others: "Results") -> "Results":
+        """With all parts of an earlier benchmark. Raises TaskChanged where that one measured something else."""
+        if _task(self) != _task(others):
+            raise TaskChanged("There are parts measured with other packages or documents: measure all of them again.")
+        kept = {name: getattr(others, name) for names in PART_FIELDS.values() for name in names}
+        return self.model_copy(update={**kept, "parts": others.parts})
+
+    def beginning(self, part: str, record: PartRecord) -> "Results":
+        """Without what an earlier benchmark found of a part."""
+        empty = {name: Results.model_fields[name].default for name in PART_FIELDS[part]}
+        return self.model_copy(update={**empty, "parts": {**self.parts, part: record}})
 
     @property
     def path(self) -> Path:
@@ -198,13 +219,10 @@ class Results(Frozen):
         """The file of its plot, among the docs' images."""
         return f"bench-{self.hardware.slug}.svg"
 
-    def write(self, path: Path) -> None:
-        """With its rows, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        whole = self.model_copy(update={"rows": summarise(self)})
-        part.write_text(whole.model_dump_json(indent=1) + "\n")
-        part.replace(path)
+
+def _task(results: Results) -> tuple[object, ...]:
+    """What parts must have in common to stand in one file."""
+    return results.hardware, results.versions, results.documents, results.weights
 
 
 def read_all() -> list[Results]:
@@ -212,79 +230,3 @@ def read_all() -> list[Results]:
     found = [Results.model_validate_json(path.read_bytes()) for path in sorted(FOLDER.glob("*.json"))]
     widest_first = [*ISAS, "baseline"]
     return sorted(found, key=lambda each: (each.hardware.gpu is not None, widest_first.index(each.hardware.isa)))
-
-
-def summarise(results: Results) -> tuple[Row, ...]:
-    """One row for each engine that was measured, in the engines' order."""
-    return tuple(
-        _row(engine, results) for engine in ENGINES if any(each.engine == engine.name for each in results.steps)
-    )
-
-
-def _row(engine: Engine, results: Results) -> Row:
-    measured = [each for each in results.steps if each.engine == engine.name]
-    threads = results.hardware.threads
-    one_thread = [speed_of(each.steps, results) for each in measured]
-    return Row(
-        engine=engine.name,
-        label=engine.label,
-        precision=engine.precision,
-        tokens_per_cpu_s=median(one_thread),
-        tokens_per_cpu_s_range=(min(one_thread), max(one_thread)),
-        tokens_per_s=median(rate_of(each.steps, threads=threads, by_cpu=False) for each in measured),
-        mfu=median(mfu_of(each, results, engine.precision) for each in measured),
-        padding_ratio=padding_of(step for each in measured for step in each.steps),
-        peak_bytes=median(each.peak_bytes for each in measured),
-        start_s=median(each.start_s for each in measured),
-        loss=next((held.loss for held in results.losses if held.engine == engine.name), None),
-    )
-
-
-def speed_of(steps: Iterable[Step], results: Results) -> float:
-    """What engines are compared by: real tokens a processor second on one thread; on a GPU a second."""
-    return rate_of(steps, threads=1, by_cpu=results.hardware.gpu is None)
-
-
-def steady(steps: Iterable[Step], threads: int) -> list[Step]:
-    """Without the warm-up."""
-    return [step for step in steps if step.threads == threads and not step.warm_up]
-
-
-def rate_of(steps: Iterable[Step], *, threads: int, by_cpu: bool) -> float:
-    """Real tokens a second, of the processor or of the clock on the wall."""
-    counted = steady(steps, threads)
-    seconds = sum(step.cpu_s if by_cpu else step.wall_s for step in counted)
-    return sum(step.tokens for step in counted) / seconds
-
-
-def mfu_of(measured: StepsMeasured, results: Results, precision: str) -> float:
-    """Needed operations a second on one thread (as `speed_of` counts seconds), over the round's peak there."""
-    counted = steady(measured.steps, 1)
-    needed = sum(results.weights.needed(step.tokens, step.supervised_tokens) for step in counted)
-    tokens = sum(step.tokens for step in counted)
-    peak = peak_of(results.peaks, measured.round, precision)
-    return needed / tokens * speed_of(measured.steps, results) / peak
-
-
-def peak_of(peaks: Iterable[PeakMeasured], round_number: int, precision: str, threads: int = 1) -> float:
-    """The best rate of a round."""
-    return max(
-        peak.flops for peak in peaks if (peak.round, peak.precision, peak.threads) == (round_number, precision, threads)
-    )
-
-
-def padding_of(steps: Iterable[Step]) -> float:
-    """Tokens multiplied for each real one."""
-    counted = list(steps)
-    return sum(step.computed_tokens for step in counted) / sum(step.tokens for step in counted)
-
-
-def percentile(values: Iterable[float], percent: int) -> float:
-    """The nearest rank: the smallest value that at least so many per cent of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
-
-
-def is_ours(engine: str) -> bool:
-    """Whether a name is one of our engine's."""
-    return named(engine).is_ours

@@ -5,9 +5,11 @@ from statistics import median
 from typing import TypeVar
 
 from benchmarks.engines import ENGINES, JOB_PEER, REFERENCE, named
-from benchmarks.results import JobsMeasured, PeakMeasured, Quality, Results, Row, percentile, summarise
+from benchmarks.results import JobsRow, PeakMeasured, Quality, Results, Row
+from benchmarks.summaries import summarise, summarise_jobs
 
 NOT_MEASURED = "not measured"
+NOTHING = "Nothing is measured yet."
 PLOT = "Tokens per CPU second by engine, and seconds over the number of runs"
 
 Item = TypeVar("Item")
@@ -31,7 +33,7 @@ SUMMARY = (
 
 def whole(found: Sequence[Results]) -> str:
     """The block of docs/performance.md: every benchmark there is."""
-    sections = [_section(results) for results in found] or ["Nothing is measured yet."]
+    sections = [_section(results) for results in found] or [NOTHING]
     if not any(results.hardware.gpu for results in found):
         sections.append("### GPUs\n\nEvery row: not measured.")
     return "\n\n".join(sections)
@@ -59,16 +61,18 @@ def summary(results: Results) -> str:
 
 
 def _jobs_sentence(results: Results) -> str:
-    took = {way: [each.seconds for each in results.jobs if each.way == way] for way in WAYS}
-    if not all(took.values()):
+    rows = {row.way: row for row in summarise_jobs(results)}
+    if not WAYS.keys() <= rows.keys():
         return ""
-    peer, cold, batch, warm = (median(took[way]) for way in WAYS)
-    first = results.jobs[0]
-    jobs = f"{len(first.latencies_s)} jobs of {first.documents_a_job} documents"
+    peer, cold, batch, warm = (rows[way] for way in WAYS)
+
+    def told(row: JobsRow) -> str:
+        return f"{row.seconds:.0f} s ({peer.seconds / row.seconds:.1f} x)"
+
     return (
-        f"{jobs}, from nothing running to the last adapter: {peer:.0f} s by a peft process a job, {cold:.0f} s by a "
-        f"Tsugiki process a job ({peer / cold:.1f} x), {batch:.0f} s by one for all ({peer / batch:.1f} x), and "
-        f"{warm:.0f} s by one that waited for work with the base model loaded ({peer / warm:.1f} x)."
+        f"{peer.jobs} jobs of {peer.documents_a_job} documents, from nothing running to the last adapter: "
+        f"{peer.seconds:.0f} s by a peft process a job, {told(cold)} by a Tsugiki process a job, {told(batch)} by one "
+        f"for all, and {told(warm)} by one that waited for work with the base model loaded."
     )
 
 
@@ -226,12 +230,9 @@ def _median(rounds: Iterable[Item], value: Callable[[Item], float | None], told:
 def _jobs(results: Results) -> str:
     if not results.jobs:
         return ""
-    by_peer = [each.seconds for each in results.jobs if each.way == JOB_PEER]
-    peer = median(by_peer) if by_peer else None
-    lines = []
-    for way, label in WAYS.items():
-        rounds = [each for each in results.jobs if each.way == way]
-        lines.append(_way(label, rounds, peer) if rounds else (label, *(NOT_MEASURED,) * 6))
+    rows = {row.way: row for row in summarise_jobs(results)}
+    peer, missing = rows.get(JOB_PEER), (NOT_MEASURED,) * 6
+    lines = [_way(label, rows[way], peer) if way in rows else (label, *missing) for way, label in WAYS.items()]
     headings = (
         f"{len(results.jobs[0].latencies_s)} jobs of {results.jobs[0].documents_a_job} documents",
         "seconds",
@@ -244,17 +245,15 @@ def _jobs(results: Results) -> str:
     return _table(headings, lines)
 
 
-def _way(label: str, rounds: Sequence[JobsMeasured], peer_s: float | None) -> tuple[str, ...]:
-    seconds = median(each.seconds for each in rounds)
-    latencies_s = [latency for each in rounds for latency in each.latencies_s]
+def _way(label: str, row: JobsRow, peer: JobsRow | None) -> tuple[str, ...]:
     return (
         label,
-        f"{seconds:.1f}",
-        NOT_MEASURED if peer_s is None else f"{peer_s / seconds:.1f} x",
-        f"{3600 * len(rounds[0].latencies_s) / seconds:,.0f}",
-        f"{percentile(latencies_s, 50):.1f}",
-        f"{percentile(latencies_s, 95):.1f}",
-        _size(median(each.peak_bytes for each in rounds)),
+        f"{row.seconds:.1f}",
+        f"{peer.seconds / row.seconds:.1f} x" if peer else NOT_MEASURED,
+        f"{row.adapters_per_hour:,.0f}",
+        f"{row.latency_p50_s:.1f}",
+        f"{row.latency_p95_s:.1f}",
+        _size(row.peak_bytes),
     )
 
 
