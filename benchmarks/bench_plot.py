@@ -19,7 +19,7 @@ def plot(results: Results, path: Path) -> None:
     """Write an SVG, the same bytes for the same results."""
     # Text stays text, and identifiers do not depend on the time.
     with mpl.rc_context({"svg.hashsalt": "tsugiki", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(10, 3.8), layout="constrained")
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
         speeds, runs = figure.subplots(1, 2, width_ratios=(3, 2))
         _plot_speeds(speeds, results)
         _plot_runs(runs, results)
@@ -30,6 +30,7 @@ def plot(results: Results, path: Path) -> None:
 
 def _plot_speeds(axes: Axes, results: Results) -> None:
     rows = summarise(results)
+    unit = "tokens a second" if results.hardware.gpu else "tokens per CPU second on one thread"
     for place, row in enumerate(reversed(rows)):
         colour = OURS if named(row.engine).is_ours else PEERS
         axes.barh(place, row.tokens_per_cpu_s, 0.62, color=colour)
@@ -39,7 +40,7 @@ def _plot_speeds(axes: Axes, results: Results) -> None:
             f"{row.tokens_per_cpu_s:,.0f}", (max(rounds), place), xytext=(6, 0), textcoords="offset points", va="center"
         )
     axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
-    axes.set(xlabel="tokens per CPU second on one thread (bar: median, points: rounds)")
+    axes.set(xlabel=f"{unit}\n(bar: median, points: rounds)")
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -54,9 +55,15 @@ def _plot_runs(axes: Axes, results: Results) -> None:
     axes.plot(
         runs, [alone * count / min(runs) for count in runs], "--", color=PEERS, label="as many times one run alone"
     )
-    axes.set(xscale="log", yscale="log", xlabel="runs of 8 documents", ylabel="seconds, process start included")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel=f"runs of {results.batches[0].documents_a_run} documents",
+        ylabel="seconds, process start included",
+    )
     axes.set_xticks(runs, [str(count) for count in runs])
     axes.minorticks_off()
     axes.grid(visible=True, alpha=0.25)
-    axes.legend(frameon=False)
+    # Above: lines from corner to corner leave no room inside.
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     axes.spines[["top", "right"]].set_visible(False)

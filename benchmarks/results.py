@@ -147,6 +147,8 @@ class Row(Frozen):
     tokens_per_cpu_s: float
     # The slowest and the fastest round.
     tokens_per_cpu_s_range: tuple[float, float]
+    # By how much it is faster than the reference engine in the same round; None where that one is not measured.
+    against_reference: float | None
     tokens_per_s: float
     mfu: float
     padding_ratio: float

@@ -14,6 +14,8 @@ HELD_OUT = 64
 # A packed row of 512 tokens takes up to so many documents.
 DOCUMENTS_A_PACKED_ROW = 15
 FUSED_ROWS = 512
+# What a round takes of them at most, by the engine that packs.
+ROUND_DOCUMENTS = 150
 
 
 def measure_steps(bench: Bench) -> None:
@@ -32,7 +34,9 @@ def _steps(bench: Bench, engine: Engine, number: int) -> Path:
     """The folder of the adapter it ended with."""
     phases = bench.sizes.phases.format(threads=bench.threads)
     count = sum(phase.steps for phase in parse_phases(phases)) * engine.rows_a_step
-    finished, folder = bench.run(engine.module, *bench.arguments(engine, phases), *rows_of(bench, engine, 0, count))
+    # Documents of its own for each round: how much padding a batch needs is the luck of its draw.
+    rows = rows_of(bench, engine, (number - 1) * ROUND_DOCUMENTS, count)
+    finished, folder = bench.run(engine.module, *bench.arguments(engine, phases), *rows)
     report = read(Report, folder / "steps.json")
     measured = StepsMeasured(
         engine=engine.name,

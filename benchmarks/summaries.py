@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from benchmarks.engines import ENGINES, Engine
+from benchmarks.engines import ENGINES, REFERENCE, Engine
 from benchmarks.reports import Step
 from benchmarks.results import JobsRow, PeakMeasured, Results, Row, StepsMeasured
 
@@ -35,6 +35,7 @@ def _row(engine: Engine, results: Results) -> Row:
         precision=engine.precision,
         tokens_per_cpu_s=median(one_thread),
         tokens_per_cpu_s_range=(min(one_thread), max(one_thread)),
+        against_reference=_against_reference(measured, results),
         tokens_per_s=median(rate_of(each.steps, threads=threads, by_cpu=False) for each in measured),
         mfu=median(mfu_of(each, results, engine.precision) for each in measured),
         padding_ratio=padding_of(step for each in measured for step in each.steps),
@@ -43,6 +44,13 @@ def _row(engine: Engine, results: Results) -> Row:
         others_cores=median(each.load.others_cores for each in measured),
         loss=next((held.loss for held in results.losses if held.engine == engine.name), None),
     )
+
+
+def _against_reference(measured: Iterable[StepsMeasured], results: Results) -> float | None:
+    reference = {each.round: speed_of(each.steps, results) for each in results.steps if each.engine == REFERENCE}
+    # A benchmark that was cut off has a round that not every engine took part in.
+    ratios = [speed_of(each.steps, results) / reference[each.round] for each in measured if each.round in reference]
+    return median(ratios) if ratios else None
 
 
 def summarise_jobs(results: Results) -> tuple[JobsRow, ...]:

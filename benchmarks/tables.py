@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import TypeVar
 
-from benchmarks.engines import ENGINES, JOB_PEER, REFERENCE, named
-from benchmarks.results import JobsRow, PeakMeasured, Quality, Results, Row
+from benchmarks.engines import ENGINES, JOB_PEER, named
+from benchmarks.results import JobsRow, Quality, Results, Row
 from benchmarks.summaries import summarise, summarise_jobs
 
 NOT_MEASURED = "not measured"
@@ -42,14 +42,13 @@ def whole(found: Sequence[Results]) -> str:
 def summary(results: Results) -> str:
     """The block of the README."""
     rows = {row.engine: row for row in summarise(results)}
-    reference = rows.get(REFERENCE)
     table = _table(
         ("engine", _speed_heading(results), "against peft + Trainer bf16", "share of the peak", "start, s", "memory"),
         [
             (
                 row.label,
                 f"{row.tokens_per_cpu_s:,.0f}",
-                _times(row, reference, digits=1),
+                _times(row, digits=1),
                 f"{row.mfu:.0%}",
                 f"{row.start_s:.1f}",
                 _size(row.peak_bytes),
@@ -105,7 +104,6 @@ def _documents(results: Results) -> str:
 
 def _engines(results: Results) -> str:
     rows = {row.engine: row for row in summarise(results)}
-    reference = rows.get(REFERENCE)
     headings = (
         "engine",
         _speed_heading(results),
@@ -123,18 +121,18 @@ def _engines(results: Results) -> str:
     lines = []
     for engine in ENGINES:
         row = rows.get(engine.name)
-        lines.append(_engine(row, reference) if row else (engine.label, *(NOT_MEASURED,) * (len(headings) - 1)))
-    lines.append(_ceiling(results, reference, columns=len(headings)))
+        lines.append(_engine(row) if row else (engine.label, *(NOT_MEASURED,) * (len(headings) - 1)))
+    lines.append(_ceiling(results, columns=len(headings)))
     return _table(headings, lines)
 
 
-def _engine(row: Row, reference: Row | None) -> tuple[str, ...]:
+def _engine(row: Row) -> tuple[str, ...]:
     low, high = row.tokens_per_cpu_s_range
     return (
         row.label,
         f"{row.tokens_per_cpu_s:,.0f}",
         f"{low:,.0f}-{high:,.0f}",
-        _times(row, reference, digits=2),
+        _times(row, digits=2),
         f"{row.mfu:.1%}",
         f"{row.tokens_per_s:,.0f}",
         f"{row.padding_ratio:.2f}",
@@ -144,19 +142,19 @@ def _engine(row: Row, reference: Row | None) -> tuple[str, ...]:
     )
 
 
-def _times(row: Row, reference: Row | None, *, digits: int) -> str:
-    return f"{row.tokens_per_cpu_s / reference.tokens_per_cpu_s:.{digits}f} x" if reference else NOT_MEASURED
+def _times(row: Row, *, digits: int) -> str:
+    return NOT_MEASURED if row.against_reference is None else f"{row.against_reference:.{digits}f} x"
 
 
-def _ceiling(results: Results, reference: Row | None, *, columns: int) -> tuple[str, ...]:
+def _ceiling(results: Results, *, columns: int) -> tuple[str, ...]:
     """What the peak would come to if nothing but the needed products took time."""
-    peaks = [peak.flops / _needed_a_token(results) for peak in _one_thread(results, "bf16")]
-    speed = median(peaks)
+    needed = _needed_a_token(results)
+    speeds = [peak.flops / needed for peak in results.peaks if (peak.precision, peak.threads) == ("bf16", 1)]
     cells = (
         "nothing but the needed products, at the bf16 peak",
-        f"{speed:,.0f}",
-        f"{min(peaks):,.0f}-{max(peaks):,.0f}",
-        f"{speed / reference.tokens_per_cpu_s:.2f} x" if reference else NOT_MEASURED,
+        f"{median(speeds):,.0f}",
+        f"{min(speeds):,.0f}-{max(speeds):,.0f}",
+        "",
         "100.0%",
     )
     return *cells, *("",) * (columns - len(cells))
@@ -167,10 +165,6 @@ def _needed_a_token(results: Results) -> float:
     steps = [step for each in results.steps for step in each.steps]
     needed = sum(results.weights.needed(step.tokens, step.supervised_tokens) for step in steps)
     return needed / sum(step.tokens for step in steps)
-
-
-def _one_thread(results: Results, precision: str) -> list[PeakMeasured]:
-    return [peak for peak in results.peaks if (peak.precision, peak.threads) == (precision, 1)]
 
 
 def _peaks(results: Results) -> str:

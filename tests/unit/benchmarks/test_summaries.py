@@ -42,6 +42,21 @@ def test_a_row_has_medians_over_the_rounds(results: Results) -> None:
     assert (peer.others_cores, peer.loss) == (0.0, None)
 
 
+def test_engines_are_compared_within_rounds(results: Results) -> None:
+    # The peer makes 500, 1,000 and 250 tokens a second; ours 1,000, 2,000 and 2,000: 2, 2 and 8 times as many.
+    steps = (*results.steps[:3], results.steps[5], results.steps[3], results.steps[3])
+    ours = [each.model_copy(update={"round": number}) for number, each in enumerate(steps[3:], start=1)]
+    _, row = summarise(results.model_copy(update={"steps": (*steps[:3], *ours)}))
+    assert row.against_reference == 2.0
+    # Of the medians it would be 2,000 over 500.
+    assert row.tokens_per_cpu_s == 2000.0
+
+
+def test_without_the_reference_nothing_is_compared(results: Results) -> None:
+    (row,) = summarise(results.model_copy(update={"steps": results.steps[3:]}))
+    assert row.against_reference is None
+
+
 def test_on_a_gpu_the_clock_on_the_wall_counts(results: Results) -> None:
     on_gpu = results.model_copy(update={"hardware": results.hardware.model_copy(update={"gpu": "Example GPU"})})
     peer, _ = summarise(on_gpu)
