@@ -6,6 +6,7 @@ are not checkpointed. Batches are the documents in their order, the same that ou
 
 import argparse
 import json
+from collections import deque
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -159,6 +160,8 @@ class _Watch(TrainerCallback):
 
     def __init__(self, clock: StepClock, collate: Any) -> None:
         self._clock, self._collate = clock, collate
+        # The loader is a batch ahead of the step: counts wait here for theirs.
+        self._coming: deque[dict[str, int]] = deque()
         self._counts: dict[str, int] = {}
 
     def collate(self, rows: list[Any]) -> Any:
@@ -166,14 +169,16 @@ class _Watch(TrainerCallback):
         ids, labels = batch["input_ids"], batch["labels"]
         # Padding-free batches are one long row without a mask.
         mask = batch.get("attention_mask")
-        self._counts = {
+        counts = {
             "tokens": int(ids.numel() if mask is None else mask.sum()),
             "computed_tokens": ids.numel(),
             "supervised_tokens": int((labels != IGNORED).sum()),
         }
+        self._coming.append(counts)
         return batch
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._counts = self._coming.popleft()
         self._clock.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
