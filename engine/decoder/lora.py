@@ -14,7 +14,7 @@ import torch
 
 from domain.runs import LoraBias, LoraMethod, Method
 from engine.adapter import Adapter, LoraSite
-from engine.decoder.kernels import ThinProducts
+from engine.decoder.kernels import Factors, ThinProducts
 from engine.decoder.shape import LinearPlace
 from engine.stream import Part, Segment, derive_seed
 
@@ -49,7 +49,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
-    """A run's sites of one group in one layer; A_RI and B_RO in the products' number format, B_RO scaled.
+    """A run's sites of one group in one layer; the factors in the products' number format, B scaled.
 
     `blocks` are the trained ones. PiSSA's start has rows as well, which have no gradient. With dropout there is one
     stack a site, for each site has a mask of its own.
@@ -57,8 +57,7 @@ class Stack:
 
     tokens: slice
     blocks: tuple[Block, ...]
-    A_RI: torch.Tensor
-    B_RO: torch.Tensor
+    factors: Factors
     dropout: Dropout | None
 
     def dropped(self, x_tI: torch.Tensor) -> torch.Tensor:
@@ -78,7 +77,7 @@ class Adapted:
         """Add to y what the adapters give for x."""
         for stack in self.stacks:
             x_tI = stack.dropped(x_TI[stack.tokens])
-            self.thin.append(self.products.forward(x_tI, stack.A_RI, stack.B_RO, y_TO[stack.tokens]))
+            self.thin.append(self.products.forward(x_tI, stack.factors, y_TO[stack.tokens]))
 
     def backward(self, dy_TO: torch.Tensor, dx_TI: torch.Tensor | None) -> None:
         """Add the gradients of B to the adapters', and to dx what goes through them."""
@@ -86,7 +85,7 @@ class Adapted:
             dx_tI = None if dx_TI is None else dx_TI[stack.tokens]
             through_tI = torch.zeros_like(dx_tI) if dx_tI is not None and stack.dropout else dx_tI
             gradient_RO, self.thin[number] = self.products.backward(
-                dy_TO[stack.tokens], stack.A_RI, stack.B_RO, self.thin[number], dx_tI=through_tI
+                dy_TO[stack.tokens], stack.factors, self.thin[number], dx_tI=through_tI
             )
             if dx_tI is not None and through_tI is not None and stack.dropout:
                 dx_tI += stack.dropped(through_tI)
@@ -97,7 +96,7 @@ class Adapted:
     def finish(self, x_TI: torch.Tensor) -> None:
         """Add the gradients of A to the adapters'. Apart, for x is made again only after its gradient is known."""
         for stack, dthin in zip(self.stacks, self.thin, strict=True):
-            gradient_RI = self.products.finish(stack.dropped(x_TI[stack.tokens]), dthin, len(stack.A_RI))
+            gradient_RI = self.products.finish(stack.dropped(x_TI[stack.tokens]), dthin, len(stack.factors.A_RI))
             for block in stack.blocks:
                 block.site.A_grad_RI.add_(gradient_RI[block.ranks])
         self.thin = []
@@ -166,28 +165,23 @@ class _Builder:
         }
 
     def _stack(self, sites: Sequence[LoraSite], dropout: Dropout | None) -> Stack:
-        rows_RI: list[torch.Tensor] = []
-        columns_RO: list[tuple[slice, torch.Tensor]] = []
-        blocks: list[Block] = []
-        ranks = 0
-
-        for site in sites:
-            outputs = self._places[site.linear].outputs
-            blocks.append(Block(site, slice(ranks, ranks + site.rank), outputs))
-            rows_RI.append(self._low(site.A_RI))
-            columns_RO.append((outputs, site.B_OR.t() * site.scale))
-            ranks += site.rank
+        rows_RI = [self._low(site.A_RI) for site in sites]
+        columns_rO = [(site, site.B_OR.t() * site.scale) for site in sites]
         for site in sites:
             if site.start_A_RI is not None and site.start_B_OR is not None:
                 rows_RI.append(site.start_A_RI.to(self._low_P.dtype))
-                columns_RO.append((self._places[site.linear].outputs, site.start_B_OR.t() * -site.scale))
+                columns_rO.append((site, site.start_B_OR.t() * -site.scale))
         A_RI = rows_RI[0] if len(rows_RI) == 1 else torch.cat(rows_RI)
         B_RO = self._low_P.new_zeros(len(A_RI), self._places[sites[0].linear].group_out_features)
+        blocks: list[Block] = []
         first = 0
-        for outputs, scaled_rO in columns_RO:
-            B_RO[first : first + len(scaled_rO), outputs] = scaled_rO
-            first += len(scaled_rO)
-        return Stack(self._tokens, tuple(blocks), A_RI, B_RO, dropout)
+        for site, scaled_rO in columns_rO:
+            block = Block(site, slice(first, first + len(scaled_rO)), self._places[site.linear].outputs)
+            B_RO[block.ranks, block.outputs] = scaled_rO
+            blocks.append(block)
+            first = block.ranks.stop
+        factors = Factors.of_blocks(A_RI, B_RO, [(block.ranks, block.outputs) for block in blocks])
+        return Stack(self._tokens, tuple(blocks[: len(sites)]), factors, dropout)
 
     def _low(self, master: torch.Tensor) -> torch.Tensor:
         begin = master.storage_offset() - self._adapter.masters_P.storage_offset()

@@ -6,9 +6,10 @@ from engine.decoder.kernels.build import library
 from engine.decoder.kernels.interface import HeadRules, Heads, Kernels, Normed
 from engine.decoder.kernels.native import NUMBERS, NativeKernels
 from engine.decoder.kernels.reference import ReferenceKernels, bucket_part
-from engine.decoder.kernels.thin import ThinProducts, TileThin, TorchThin
+from engine.decoder.kernels.thin import UNITS, Factors, NativeThin, ThinProducts, TorchThin, unit_of
 
 __all__ = [
+    "Factors",
     "HeadRules",
     "Heads",
     "Kernels",
@@ -28,6 +29,7 @@ def kernels_for(dtype: torch.dtype, device: torch.device) -> Kernels:
 
 
 def thin_products_for(dtype: torch.dtype, device: torch.device) -> ThinProducts:
-    """The fastest products of adapters: by tiles in bf16 where the processor has them, else torch's."""
+    """The fastest products of adapters: in bf16 by the first of `UNITS` that the processor has, else torch's."""
     compiled = library(NUMBERS[dtype]) if dtype is torch.bfloat16 and device.type == "cpu" else None
-    return TileThin(compiled) if compiled and compiled.thin_products() else TorchThin()
+    units = [unit_of(compiled, name) for name in UNITS] if compiled else []
+    return next((NativeThin(compiled, unit) for unit in units if compiled and unit), TorchThin())

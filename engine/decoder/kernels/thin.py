@@ -1,11 +1,14 @@
-"""The adapters' products: in torch, or by the processor's tile unit where it has one.
+"""The adapters' products: in torch, or by a unit of the processor that `thin.h` knows.
 
-Shapes: t tokens of one run, R ranks, I in_features, O out_features. "thin" numbers are A x in the forward pass and
-their gradient in the backward pass; how they lie in memory is each implementation's own affair.
+Shapes: t tokens of one run, R ranks, I in_features, O out_features, G groups of 32 out_features. "thin" numbers are
+A x in the forward pass and their gradient in the backward pass; how they lie in memory is each implementation's own
+affair.
 """
 
 import ctypes
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 
@@ -13,29 +16,50 @@ P, N = ctypes.c_void_p, ctypes.c_int64
 
 # Arguments in thin.cpp, in order.
 SIGNATURES: dict[str, tuple[type, ...]] = {
-    "thin_forward": (P, P, P, P, P, N, N, N, N),
-    "thin_backward": (P, P, P, P, P, P, N, N, N, N),
-    "thin_finish": (P, P, P, N, N, N),
+    "thin_forward": (P, P, P, P, P, P, P, N, N, N, N),
+    "thin_backward": (P, P, P, P, P, P, P, P, N, N, N, N),
+    "thin_finish": (P, P, P, P, N, N, N),
 }
 
-# A tile is so many ranks high, sums over so many numbers; features come in multiples of the latter.
-TILE, DEPTH = 16, 32
+# The units, the fastest first: functions that give what the others want first, or null.
+UNITS = ("thin_tiles", "thin_vectors")
+
+# Sums over ranks are made for so many at once; features come in multiples of a group.
+TILE, GROUP = 16, 32
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A run's A, and its B, whose blocks stand beside zeros.
+
+    reach_G2 holds the first rank that reaches each 32 outputs, and the one after the last. B is zero elsewhere, and
+    so may its gradient be anything there.
+    """
+
+    A_RI: torch.Tensor
+    B_RO: torch.Tensor
+    reach_G2: torch.Tensor
+
+    @classmethod
+    def of_blocks(cls, A_RI: torch.Tensor, B_RO: torch.Tensor, blocks: Sequence[tuple[slice, slice]]) -> Self:
+        """`blocks`: the ranks and the outputs where B is not zero."""
+        groups = _rounded(B_RO.shape[1], GROUP) // GROUP
+        reach_G2 = torch.tensor([[len(A_RI), 0]]).repeat(groups, 1)
+        for ranks, outputs in blocks:
+            reached_G2 = reach_G2[outputs.start // GROUP : _rounded(outputs.stop, GROUP) // GROUP]
+            reached_G2[:, 0].clamp_(max=ranks.start)
+            reached_G2[:, 1].clamp_(min=ranks.stop)
+        return cls(A_RI, B_RO, reach_G2)
 
 
 class ThinProducts(Protocol):
     """One number format on one kind of device. Wide tensors are contiguous rows."""
 
-    def forward(self, x_tI: torch.Tensor, A_RI: torch.Tensor, B_RO: torch.Tensor, y_tO: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_tI: torch.Tensor, factors: Factors, y_tO: torch.Tensor) -> torch.Tensor:
         """Add (x A^T) B to y, and give the thin numbers x A^T."""
 
     def backward(
-        self,
-        dy_tO: torch.Tensor,
-        A_RI: torch.Tensor,
-        B_RO: torch.Tensor,
-        thin: torch.Tensor,
-        *,
-        dx_tI: torch.Tensor | None,
+        self, dy_tO: torch.Tensor, factors: Factors, thin: torch.Tensor, *, dx_tI: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradient of B, [R, O], and of the thin numbers; and add to dx, where wanted, what goes through A."""
 
@@ -46,25 +70,19 @@ class ThinProducts(Protocol):
 class TorchThin:
     """Any number format on any device."""
 
-    def forward(self, x_tI: torch.Tensor, A_RI: torch.Tensor, B_RO: torch.Tensor, y_tO: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_tI: torch.Tensor, factors: Factors, y_tO: torch.Tensor) -> torch.Tensor:
         """See `ThinProducts`."""
-        thin_tR = x_tI @ A_RI.t()
-        y_tO.addmm_(thin_tR, B_RO)
+        thin_tR = x_tI @ factors.A_RI.t()
+        y_tO.addmm_(thin_tR, factors.B_RO)
         return thin_tR
 
     def backward(
-        self,
-        dy_tO: torch.Tensor,
-        A_RI: torch.Tensor,
-        B_RO: torch.Tensor,
-        thin: torch.Tensor,
-        *,
-        dx_tI: torch.Tensor | None,
+        self, dy_tO: torch.Tensor, factors: Factors, thin: torch.Tensor, *, dx_tI: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `ThinProducts`."""
-        dthin_tR = dy_tO @ B_RO.t()
+        dthin_tR = dy_tO @ factors.B_RO.t()
         if dx_tI is not None:
-            dx_tI.addmm_(dthin_tR, A_RI)
+            dx_tI.addmm_(dthin_tR, factors.A_RI)
         return thin.t() @ dy_tO, dthin_tR
 
     def finish(self, x_tI: torch.Tensor, dthin: torch.Tensor, ranks: int) -> torch.Tensor:
@@ -72,42 +90,37 @@ class TorchThin:
         return dthin.t()[:ranks] @ x_tI
 
 
-class TileThin:
-    """bf16 by Intel's AMX. Thin numbers lie in whole tiles, [2, t R] with both rounded up to 32: see thin.cpp."""
+class NativeThin:
+    """bf16 by one unit of the processor. Thin numbers lie twice, [2, t R] with both rounded up to 32: see thin.h."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, unit: int) -> None:
         for name, arguments in SIGNATURES.items():
             function = getattr(library, name)
             function.argtypes, function.restype = arguments, None
-        self._library = library
+        self._library, self._unit = library, unit
         self._torch = TorchThin()
 
-    def forward(self, x_tI: torch.Tensor, A_RI: torch.Tensor, B_RO: torch.Tensor, y_tO: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_tI: torch.Tensor, factors: Factors, y_tO: torch.Tensor) -> torch.Tensor:
         """See `ThinProducts`."""
-        if not _fits(A_RI, B_RO):
-            return self._torch.forward(x_tI, A_RI, B_RO, y_tO)
-        thin = A_RI.new_empty(2, _rounded(len(x_tI), DEPTH) * _rounded(len(A_RI), DEPTH))
+        if not _fits(x_tI, y_tO):
+            return self._torch.forward(x_tI, factors, y_tO)
+        thin = x_tI.new_empty(2, _rounded(len(x_tI), GROUP) * _rounded(len(factors.A_RI), GROUP))
         self._library.thin_forward(
-            *_at(x_tI, A_RI, B_RO, y_tO, thin), len(x_tI), len(A_RI), A_RI.shape[1], B_RO.shape[1]
+            self._unit, x_tI.data_ptr(), *_in_memory(factors), *_at(y_tO, thin), len(x_tI), *_measures(factors)
         )
         return thin
 
     def backward(
-        self,
-        dy_tO: torch.Tensor,
-        A_RI: torch.Tensor,
-        B_RO: torch.Tensor,
-        thin: torch.Tensor,
-        *,
-        dx_tI: torch.Tensor | None,
+        self, dy_tO: torch.Tensor, factors: Factors, thin: torch.Tensor, *, dx_tI: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `ThinProducts`. `thin` is overwritten."""
-        if not _fits(A_RI, B_RO):
-            return self._torch.backward(dy_tO, A_RI, B_RO, thin, dx_tI=dx_tI)
-        ranks, gradient_RO = len(A_RI), torch.empty(_rounded(len(A_RI), TILE), B_RO.shape[1])
-        dx = None if dx_tI is None else dx_tI.data_ptr()
+        if not _fits(factors.A_RI, dy_tO):
+            return self._torch.backward(dy_tO, factors, thin, dx_tI=dx_tI)
+        ranks, dx = len(factors.A_RI), None if dx_tI is None else dx_tI.data_ptr()
+        gradient_RO = torch.empty(_rounded(ranks, TILE), dy_tO.shape[1])
+        made = (dx, *_at(thin, gradient_RO))
         self._library.thin_backward(
-            *_at(dy_tO, A_RI, B_RO), dx, *_at(thin, gradient_RO), len(dy_tO), ranks, A_RI.shape[1], B_RO.shape[1]
+            self._unit, dy_tO.data_ptr(), *_in_memory(factors), *made, len(dy_tO), *_measures(factors)
         )
         return gradient_RO[:ranks], thin
 
@@ -116,12 +129,20 @@ class TileThin:
         if not _fits(x_tI):
             return self._torch.finish(x_tI, dthin, ranks)
         gradient_RI = torch.empty(_rounded(ranks, TILE), x_tI.shape[1])
-        self._library.thin_finish(*_at(x_tI, dthin, gradient_RI), *(len(x_tI), ranks, x_tI.shape[1]))
+        self._library.thin_finish(self._unit, *_at(x_tI, dthin, gradient_RI), len(x_tI), ranks, x_tI.shape[1])
         return gradient_RI[:ranks]
 
 
+def unit_of(library: ctypes.CDLL, name: str) -> int | None:
+    """Where a library keeps a unit's functions; None where the processor or the system has no such unit."""
+    function = getattr(library, name)
+    function.argtypes, function.restype = (), P
+    found: int | None = function()
+    return found
+
+
 def _fits(*wide: torch.Tensor) -> bool:
-    return all(tensor.shape[1] % DEPTH == 0 for tensor in wide)
+    return all(tensor.shape[1] % GROUP == 0 for tensor in wide)
 
 
 def _rounded(count: int, unit: int) -> int:
@@ -130,3 +151,11 @@ def _rounded(count: int, unit: int) -> int:
 
 def _at(*tensors: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.data_ptr() for tensor in tensors)
+
+
+def _in_memory(factors: Factors) -> tuple[int, ...]:
+    return _at(factors.A_RI, factors.B_RO, factors.reach_G2)
+
+
+def _measures(factors: Factors) -> tuple[int, int, int]:
+    return len(factors.A_RI), factors.A_RI.shape[1], factors.B_RO.shape[1]

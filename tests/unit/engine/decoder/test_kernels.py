@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.decoder.kernels import HeadRules, Heads, Normed, ThinProducts, thin_products_for
+from engine.decoder.kernels import Factors, HeadRules, Heads, Normed, ThinProducts
 from engine.decoder.kernels.build import library
 from engine.decoder.kernels.native import NUMBERS, NativeKernels
 from engine.decoder.kernels.reference import ReferenceKernels
-from engine.decoder.kernels.thin import TileThin, TorchThin
+from engine.decoder.kernels.thin import UNITS, NativeThin, TorchThin, unit_of
 from engine.decoder.layout import lay_out
 
 CPU = torch.device("cpu")
@@ -171,23 +171,62 @@ def test_cross_entropy(native: NativeKernels, low: torch.dtype, vocabulary: int)
     assert torch.allclose(gradient[0].float() / sums[0][:, None], leaf.grad, atol=2 * TOLERANCE[low])
 
 
-@pytest.mark.parametrize("ranks", [1, 8, 16, 24, 40])
-@pytest.mark.parametrize("tokens", [1, 31, 32, 150])
-def test_tiles_multiply_as_torch_does(ranks: int, tokens: int) -> None:
-    tiles = thin_products_for(torch.bfloat16, CPU)
-    if not isinstance(tiles, TileThin):
-        pytest.skip("this processor has no tiles")
+@pytest.fixture(params=UNITS)
+def unit(request: pytest.FixtureRequest) -> NativeThin:
+    compiled = library(NUMBERS[torch.bfloat16])
+    found = unit_of(compiled, request.param) if compiled else None
+    if compiled is None or found is None:
+        pytest.skip(f"no compiler here, or a processor without {request.param}")
+    return NativeThin(compiled, found)
+
+
+# Ranks and outputs of the blocks, out of 96 outputs: all of them; three that meet inside a group of 32; and rows that
+# lie behind others' and reach their outputs too, with outputs that nobody reaches.
+STACKS = {
+    "rank 1": [(slice(0, 1), slice(0, 96))],
+    "rank 8": [(slice(0, 8), slice(0, 96))],
+    "rank 16": [(slice(0, 16), slice(0, 96))],
+    "rank 24": [(slice(0, 24), slice(0, 96))],
+    "rank 40": [(slice(0, 40), slice(0, 96))],
+    "eights apart": [(slice(0, 8), slice(0, 32)), (slice(8, 16), slice(32, 64)), (slice(16, 24), slice(64, 96))],
+    "uneven": [(slice(0, 3), slice(0, 40)), (slice(3, 4), slice(40, 72)), (slice(4, 17), slice(72, 96))],
+    "one behind another": [(slice(0, 5), slice(0, 32)), (slice(5, 11), slice(0, 32))],
+}
+
+
+@pytest.mark.parametrize("blocks", STACKS.values(), ids=STACKS)
+@pytest.mark.parametrize("tokens", [1, 8, 31, 32, 150])
+def test_thin_products_are_those_of_torch(unit: NativeThin, tokens: int, blocks: list[tuple[slice, slice]]) -> None:
     x, dy, y, dx = (torch.randn(tokens, width).bfloat16() for width in (64, 96, 96, 64))
-    A, B = torch.randn(ranks, 64).bfloat16(), torch.randn(ranks, 96).bfloat16()  # noqa: N806
+    ranks = blocks[-1][0].stop
+    there = torch.zeros(ranks, 96)
+    for block in blocks:
+        there[block] = 1
+    factors = Factors.of_blocks(torch.randn(ranks, 64).bfloat16(), (torch.randn(ranks, 96) * there).bfloat16(), blocks)
 
     def everything(products: ThinProducts) -> list[torch.Tensor]:
         out, through = y.clone(), dx.clone()
-        thin = products.forward(x, A, B, out)
-        of_B, thin = products.backward(dy, A, B, thin, dx_tI=through)  # noqa: N806
-        return [out, through, of_B, products.finish(x, thin, ranks)]
+        thin = products.forward(x, factors, out)
+        of_B, thin = products.backward(dy, factors, thin, dx_tI=through)  # noqa: N806
+        return [out, through, of_B.where(there > 0, 0), products.finish(x, thin, ranks)]
 
-    for found, expected in zip(everything(tiles), everything(TorchThin()), strict=True):
+    for found, expected in zip(everything(unit), everything(TorchThin()), strict=True):
         assert torch.allclose(found.float(), expected.float(), rtol=0, atol=0.02 * float(expected.float().abs().max()))
+
+
+def test_a_tokens_thin_products_do_not_depend_on_its_neighbours(unit: NativeThin) -> None:
+    blocks = STACKS["uneven"]
+    factors = Factors.of_blocks(torch.randn(17, 64).bfloat16(), torch.randn(17, 96).bfloat16(), blocks)
+    x, dy = torch.randn(70, 64).bfloat16(), torch.randn(70, 96).bfloat16()
+
+    def made(tokens: slice) -> list[torch.Tensor]:
+        y, dx = torch.zeros_like(dy[tokens]), torch.zeros_like(x[tokens])
+        unit.backward(dy[tokens], factors, unit.forward(x[tokens], factors, y), dx_tI=dx)
+        return [y, dx]
+
+    for whole, part in zip(made(slice(0, 70)), made(slice(13, 50)), strict=True):
+        assert torch.equal(whole[13:50], part)
+        assert not torch.equal(whole[12:49], part)
 
 
 BUILD = "from engine.decoder.kernels.build import library; import sys; sys.exit(library('bf16') is None)"
