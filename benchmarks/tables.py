@@ -256,7 +256,10 @@ def _batches(results: Results) -> str:
         (f"{each.runs}", f"{each.seconds:.1f}", f"{each.seconds / each.runs:.2f}", _size(each.peak_bytes))
         for each in results.batches
     ]
-    return _table(("runs in one plan", "seconds", "a run", "peak memory"), lines) if lines else ""
+    if not lines:
+        return ""
+    what = f"runs of {results.batches[0].documents_a_run} documents in one plan"
+    return _table((what, "seconds", "a run", "peak memory"), lines)
 
 
 def _exact(results: Results) -> str:

@@ -46,6 +46,7 @@ def test_ranks_jobs_and_batches_are_told(results: Results) -> None:
     assert "| 2 jobs of 48 documents | seconds |" in told
     assert "| peft + HF Trainer bf16, a process a job | 110.0 | 1.0 x | 65 | 60.0 | 120.0 | 2.0 GB |" in told
     assert "| Tsugiki, a process a job | 22.0 | 5.0 x | 327 | 12.0 | 24.0 | 2.0 GB |" in told
+    assert "| runs of 8 documents in one plan | seconds |" in told
     assert "| 4 | 6.0 | 1.50 | 1.0 GB |" in told
 
 
