@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-# What a portion's fp32 logits may count, so that the passes over them stay in a processor's cache.
-PORTION_LOGITS = 2 * 1024 * 1024
+# What a portion's fp32 logits may count: products want more rows, the passes over the logits a processor's cache.
+PORTION_LOGITS = 4 * 1024 * 1024
 
 
 class TokenLosses(NamedTuple):
