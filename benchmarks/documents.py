@@ -44,8 +44,8 @@ SYSTEM = "Python"
 # A row is cut to one of these, so that lengths spread as those of tickets and notes do.
 ROOMS = (60, 100, 140, 200)
 MIN_TOKENS, MAX_TOKENS = 23, 200
-MIN_DOCSTRING_CHARACTERS = 50
-MIN_ANSWER_WORDS = 5
+MIN_DOCSTRING_CHARACTERS = 25
+MIN_ANSWER_WORDS = 3
 SEED = 0
 # What transformers leaves out of the loss.
 IGNORED = -100
