@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from domain.plans import Device, Precision
+from runtime.processes import ChildProcess
 from runtime.settings import Settings
 from workers.engine_process import Launcher, Verb
 
@@ -12,13 +13,15 @@ FAKE_ENGINE = Path(__file__).parents[2] / "integration" / "workers" / "fake_engi
 
 
 class CountingLauncher(Launcher):
-    """Starts the engine that only pretends, and remembers what for."""
+    """Starts the engine that only pretends, and remembers what for, and the processes."""
 
     verbs: list[Verb]
+    children: list[ChildProcess]
 
-    def describe(self, verb: Verb, *arguments: Any, **more: Any) -> Any:
+    def describe(self, verb: Verb, *arguments: Any, **more: Any) -> ChildProcess:
         self.verbs.append(verb)
-        return super().describe(verb, *arguments, **more)
+        self.children.append(super().describe(verb, *arguments, **more))
+        return self.children[-1]
 
 
 @pytest.fixture
@@ -28,6 +31,7 @@ def fake() -> Callable[..., CountingLauncher]:
     def made(*behaviour: str) -> CountingLauncher:
         launcher = CountingLauncher(program=(str(FAKE_ENGINE), *behaviour))
         object.__setattr__(launcher, "verbs", [])
+        object.__setattr__(launcher, "children", [])
         return launcher
 
     return made

@@ -32,13 +32,6 @@ def keep(settings: Settings) -> Iterator[Callable[..., WarmEngine]]:
         engine.close()
 
 
-def waiting_processes() -> list[psutil.Process]:
-    return [
-        child for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and "warm" in child.cmdline()
-    ]  # fmt: skip
-
-
 def test_one_process_waits_however_often_it_is_asked_for(settings: Settings, keep: Any, fake: Any) -> None:
     launcher = fake()
     engine = keep(launcher)
@@ -99,10 +92,11 @@ def test_the_next_process_holds_the_base_model_of_the_last_job(
 def test_a_process_that_does_not_suit_a_plan_makes_room_for_one_that_does(
     change: dict[str, int], settings: Settings, keep: Any, fake: Any
 ) -> None:
-    engine = keep(fake())
+    launcher = fake()
+    engine = keep(launcher)
     engine.start()
     assert engine.take(compute_of(settings).model_copy(update=change)) is None
-    assert waiting_processes() == []
+    assert not psutil.pid_exists(launcher.children[0].pid)
 
 
 def test_a_process_that_has_died_is_not_taken_and_another_is_started(settings: Settings, keep: Any, fake: Any) -> None:
@@ -110,24 +104,26 @@ def test_a_process_that_has_died_is_not_taken_and_another_is_started(settings: S
     engine = keep(launcher)
     for _ in range(2):
         engine.start()
-        wait_for(lambda: all(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process().children()))
+        assert launcher.children[-1].ended(WITHIN_S)
     assert launcher.verbs == ["warm"] * 2
     assert engine.take(compute_of(settings)) is None
 
 
-def wait_for(condition: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + WITHIN_S
-    while not condition():
+    while not (met := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    return met
 
 
 def test_closing_ends_the_process_and_leaves_nothing(settings: Settings, keep: Any, fake: Any) -> None:
-    engine = keep(fake())
+    launcher = fake()
+    engine = keep(launcher)
     engine.start()
-    assert len(waiting_processes()) == 1
+    assert not launcher.children[0].ended()
     engine.close()
-    assert waiting_processes() == []
+    assert not psutil.pid_exists(launcher.children[0].pid)
     assert [path for path in (settings.work_dir / "runs").iterdir() if path.is_dir()] == []
     engine.close()
 
@@ -161,9 +157,10 @@ def test_a_process_knows_no_more_of_the_worker_than_others(
     keep: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TSUGIKI_S3_SECRET_KEY", "secret")
-    engine = keep(fake())
+    launcher = fake()
+    engine = keep(launcher)
     engine.start()
-    (process,) = waiting_processes()
-    wait_for(lambda: "HOME" in process.environ())
-    assert "TSUGIKI_S3_SECRET_KEY" not in process.environ()
-    assert process.environ()["HOME"] != os.environ["HOME"]
+    # It shows none while it becomes setpriv, a shell and its program in turn.
+    environment = wait_for(psutil.Process(launcher.children[0].pid).environ)
+    assert environment["HOME"] != os.environ["HOME"]
+    assert "TSUGIKI_S3_SECRET_KEY" not in environment
