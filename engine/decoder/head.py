@@ -48,7 +48,7 @@ class Head:
         rows, vocabulary = len(targets_R), len(self._weights.head_VD)
         judged = Judged(torch.empty(rows, device=device), torch.empty(rows, dtype=torch.long, device=device))
         dx_RD = None if weights_R is None else self._arena.take("d_head_x", 0, tuple(x_RD.shape), x_RD.dtype)
-        portion = max(1, min(rows, LOGITS_BYTES // (vocabulary * x_RD.itemsize)))
+        portion = _even_portion(rows, most=LOGITS_BYTES // (vocabulary * x_RD.itemsize))
         sums_R = None if weights_R is None else torch.empty(rows, device=device)
         room = self._arena.take("logits", 0, (portion, vocabulary), x_RD.dtype)
         for first in range(0, rows, portion):
@@ -73,3 +73,9 @@ class Head:
         rounded_RD = torch.empty_like(dx_RD)
         self._kernels.norm_backward(dx_RD, normed, self._weights.final_norm_D, dh_RD, dh_low_TD=rounded_RD)
         dh_TD.zero_().index_copy_(0, selected_R, dh_RD)
+
+
+def _even_portion(rows: int, *, most: int) -> int:
+    """Rows of a portion, at most so many: the fewest portions, of like size, for a product of few rows is slow."""
+    portions = -(-rows // max(1, most))
+    return -(-rows // portions)

@@ -139,6 +139,7 @@ class DecoderPath:
         adapters = Adapters(parts, stream.segments, self._places, self._thin, dtype=self._dtype, training=training)
         if len(stream.selected_R) == 0:
             return Passed([Sums(0.0, 0) for _ in parts], stream.tokens)
+        self._machinery.arena.begin_pass()
         self._machinery.rope.reach(max(stream.lengths))
         attention = Attention(
             lay_out(stream.lengths),

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from engine.decoder.arena import room
 from engine.decoder.shape import GROUPS, DecoderShape
 from engine.failures import BadBaseModel
 
@@ -121,10 +120,5 @@ def _product(read: Read, shape: DecoderShape, dtype: torch.dtype, place: tuple[s
 
 
 def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """One above another; in huge pages where they have to be copied anyway."""
-    first, *others = tensors
-    if not others:
-        return first
-    rows = sum(len(tensor) for tensor in tensors)
-    memory = room(rows * first[0].numel(), first.dtype, first.device)
-    return torch.cat(tensors, out=memory.view(rows, *first.shape[1:]))
+    """One above another; as it is where it is one."""
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]

@@ -8,6 +8,7 @@ affair.
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, Self
 
 import torch
@@ -43,13 +44,8 @@ class Factors:
     @classmethod
     def of_blocks(cls, A_RI: torch.Tensor, B_RO: torch.Tensor, blocks: Sequence[tuple[slice, slice]]) -> Self:
         """`blocks`: the ranks and the outputs where B is not zero."""
-        groups = _rounded(B_RO.shape[1], GROUP) // GROUP
-        reach_G2 = torch.tensor([[len(A_RI), 0]]).repeat(groups, 1)
-        for ranks, outputs in blocks:
-            reached_G2 = reach_G2[outputs.start // GROUP : _rounded(outputs.stop, GROUP) // GROUP]
-            reached_G2[:, 0].clamp_(max=ranks.start)
-            reached_G2[:, 1].clamp_(min=ranks.stop)
-        return cls(A_RI, B_RO, reach_G2)
+        places = tuple((ranks.start, ranks.stop, outputs.start, outputs.stop) for ranks, outputs in blocks)
+        return cls(A_RI, B_RO, _reach(len(A_RI), B_RO.shape[1], places))
 
 
 class ThinProducts(Protocol):
@@ -139,6 +135,17 @@ def unit_of(library: ctypes.CDLL, name: str) -> int | None:
     function.argtypes, function.restype = (), P
     found: int | None = function()
     return found
+
+
+@lru_cache
+def _reach(ranks: int, outputs: int, blocks: tuple[tuple[int, int, int, int], ...]) -> torch.Tensor:
+    """Factors' reach_G2: the same in every layer and pass. `blocks`: first rank, end of ranks, first output, end."""
+    reach_G2 = torch.tensor([[ranks, 0]]).repeat(_rounded(outputs, GROUP) // GROUP, 1)
+    for first, last, begin, end in blocks:
+        reached_G2 = reach_G2[begin // GROUP : _rounded(end, GROUP) // GROUP]
+        reached_G2[:, 0].clamp_(max=first)
+        reached_G2[:, 1].clamp_(min=last)
+    return reach_G2
 
 
 def _fits(*wide: torch.Tensor) -> bool:

@@ -55,11 +55,20 @@ Numbers quads_of(const bf16 *s, int64_t ranks, int64_t features) {
 
 // S for sums over ranks: [N / 32][R / 2] times 32 features' pairs of ranks.
 Numbers pairs_of(const bf16 *s, int64_t ranks, int64_t features) {
+    const __m512i lower = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), upper = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
     int64_t pairs = padded(ranks, 2) / 2;
-    Numbers packed(size_t(2 * pairs * features), bf16{0});
-    for (int64_t r = 0; r < ranks; r++)
-        for (int64_t n = 0; n < features; n++)
-            packed[size_t((n / GROUP * pairs + r / 2) * 2 * GROUP + n % GROUP * 2 + r % 2)] = s[r * features + n];
+    Numbers packed(size_t(2 * pairs * features));
+    for (int64_t r = 0; r < ranks; r += 2)
+        for (int64_t n = 0; n < features; n += GROUP) {
+            const bf16 *row = s + r * features + n;
+            __m512i one = _mm512_loadu_si512(row);
+            __m512i other = r + 1 < ranks ? _mm512_loadu_si512(row + features) : _mm512_setzero_si512();
+            // Unpacked, 0 to 3, 8 to 11, 16 to 19 and 24 to 27 lie in one vector, and the rest in the other.
+            __m512i some = _mm512_unpacklo_epi16(one, other), rest = _mm512_unpackhi_epi16(one, other);
+            bf16 *place = packed.data() + (n / GROUP * pairs + r / 2) * 2 * GROUP;
+            _mm512_storeu_si512(place, _mm512_permutex2var_epi64(some, lower, rest));
+            _mm512_storeu_si512(place + GROUP, _mm512_permutex2var_epi64(some, upper, rest));
+        }
     return packed;
 }
 
