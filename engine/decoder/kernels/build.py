@@ -40,7 +40,7 @@ OPTIONS = (
 
 
 @cache
-def library(number: str) -> ctypes.CDLL | None:
+def compiled_for(number: str) -> ctypes.CDLL | None:
     """The kernels for one number format, `float` or `bf16`; None, and a line on stderr, where they cannot be built."""
     compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
     if compiler is None:

@@ -269,7 +269,7 @@ def test_without_native_kernels_the_numbers_stay(folder_of: Folders, monkeypatch
     native = load_path(folder_of("qwen3"))
     parts = mixed_parts(native)
     passed, gradients = trained(native, parts)
-    monkeypatch.setattr("engine.decoder.kernels.library", lambda _: None)
+    monkeypatch.setattr("engine.decoder.kernels.compiled_for", lambda _: None)
     plain = load_path(folder_of("qwen3"))
     without, again = trained(plain, parts)
     assert numbers(without) == pytest.approx(numbers(passed), rel=1e-5)

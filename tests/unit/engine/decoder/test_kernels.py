@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.decoder.kernels import Factors, HeadRules, Heads, Normed, ThinProducts
-from engine.decoder.kernels.build import library
+from engine.decoder.kernels.build import compiled_for
 from engine.decoder.kernels.native import NUMBERS, NativeKernels
 from engine.decoder.kernels.reference import ReferenceKernels
 from engine.decoder.kernels.thin import UNITS, NativeThin, TorchThin, unit_of
@@ -29,7 +29,7 @@ def low(request: pytest.FixtureRequest) -> torch.dtype:
 
 @pytest.fixture
 def native(low: torch.dtype) -> NativeKernels:
-    compiled = library(NUMBERS[low])
+    compiled = compiled_for(NUMBERS[low])
     if compiled is None:
         pytest.skip("this machine has no C++ compiler")
     return NativeKernels(compiled)
@@ -173,7 +173,7 @@ def test_cross_entropy(native: NativeKernels, low: torch.dtype, vocabulary: int)
 
 @pytest.fixture(params=UNITS)
 def unit(request: pytest.FixtureRequest) -> NativeThin:
-    compiled = library(NUMBERS[torch.bfloat16])
+    compiled = compiled_for(NUMBERS[torch.bfloat16])
     found = unit_of(compiled, request.param) if compiled else None
     if compiled is None or found is None:
         pytest.skip(f"no compiler here, or a processor without {request.param}")
@@ -229,7 +229,7 @@ def test_a_tokens_thin_products_do_not_depend_on_its_neighbours(unit: NativeThin
         assert not torch.equal(whole[12:49], part)
 
 
-BUILD = "from engine.decoder.kernels.build import library; import sys; sys.exit(library('bf16') is None)"
+BUILD = "from engine.decoder.kernels.build import compiled_for; import sys; sys.exit(compiled_for('bf16') is None)"
 
 
 def test_processes_that_build_at_once_all_get_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,12 +244,12 @@ def test_without_a_compiler_one_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    library.cache_clear()
+    compiled_for.cache_clear()
     try:
-        assert library("bf16") is None
-        assert library("bf16") is None
+        assert compiled_for("bf16") is None
+        assert compiled_for("bf16") is None
     finally:
-        library.cache_clear()
+        compiled_for.cache_clear()
     assert capfd.readouterr().err.splitlines() == [
         "Training goes on without native kernels, more slowly: there is no C++ compiler"
     ]
