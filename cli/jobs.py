@@ -1,4 +1,4 @@
-"""`tsugiki jobs`: submit, watch, look, cancel."""
+"""`tsugiki jobs`: submit, watch, look, pause, resume, cancel."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -247,6 +247,24 @@ def cancel(context: typer.Context, job: JobId) -> None:
     with translated():
         cancelled = session.connection.client.fine_tuning.jobs.cancel(job).to_dict()
     session.output.said(cancelled, f"{job} is {plain(cancelled['status'])}; cancellation is requested.")
+
+
+@app.command()
+def pause(context: typer.Context, job: JobId) -> None:
+    """Pause a job: a waiting one at once, a running one once its worker has written a checkpoint."""
+    session = Session.of(context)
+    with translated():
+        paused = session.connection.client.fine_tuning.jobs.pause(job).to_dict()
+    session.output.said(paused, f"{job} is {plain(paused['status'])}; a pause is requested.")
+
+
+@app.command()
+def resume(context: typer.Context, job: JobId) -> None:
+    """Resume a paused job from its newest checkpoint."""
+    session = Session.of(context)
+    with translated():
+        resumed = session.connection.client.fine_tuning.jobs.resume(job).to_dict()
+    session.output.said(resumed, f"{job} is {plain(resumed['status'])}.")
 
 
 @app.command()

@@ -18,7 +18,7 @@ class JobState(StrEnum):
 
 
 NEXT: dict[JobState, frozenset[JobState]] = {
-    JobState.VALIDATING_FILES: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.VALIDATING_FILES: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED}),
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED, JobState.PAUSED}),
     # Back to queued when a lease ends without an outcome: released, or lost.
     JobState.RUNNING: frozenset(

@@ -31,6 +31,7 @@ class Job(Table):
         CheckConstraint(f"state IN ({_STATES})", name="state"),
         CheckConstraint("(state = 'running') = (lease_id IS NOT NULL)", name="running_under_lease"),
         CheckConstraint("(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+        CheckConstraint("state <> 'paused' OR pause_requested_at IS NOT NULL", name="paused_on_request"),
         Index("ix_jobs_waiting", "state", "id", postgresql_where="state IN ('validating_files', 'queued', 'running')"),
         Index("ix_jobs_department_id_request_sha256", "department_id", "request_sha256"),
     )
@@ -56,6 +57,8 @@ class Job(Table):
     finished_at: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     cancel_requested_at: Mapped[datetime | None]
+    # Set from the asking until the job is resumed.
+    pause_requested_at: Mapped[datetime | None]
     nudged_at: Mapped[CreatedAt]
     lease_id: Mapped[UUID | None]
     epoch: Mapped[int] = mapped_column(server_default="0")

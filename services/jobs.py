@@ -1,4 +1,4 @@
-"""Jobs as their department sees them: submit, look, cancel."""
+"""Jobs as their department sees them: submit, look, pause, resume, cancel."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from domain.audit import AuditEvent
 from domain.ids import IdKind
 from domain.job_requests import FileFacts, JobRequest, resolve
 from domain.jobs import TERMINAL, JobState, check_transition
-from domain.refusals import Invalid, NotFound, OverQuota, UnknownFile
+from domain.refusals import Conflict, Invalid, NotFound, OverQuota, UnknownFile
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent
 from models_db.sessions import take_lock
@@ -206,10 +206,7 @@ def request_cancel(session: Session, principal: Principal, job: UUID) -> Job:
 
     A finish and a cancel lock the same row: the job never both succeeds and is cancelled.
     """
-    require(principal, Permission.JOB_CANCEL_OWN)
-    found = _job(session, job, lock=True)
-    if found.submitted_by != principal.id:
-        require(principal, Permission.JOB_CANCEL_ANY)
+    found = _job_to_steer(session, principal, job)
     if found.state in TERMINAL:
         check_transition(JobState(found.state), JobState.CANCELLED)
     if found.cancel_requested_at is None or found.state != JobState.RUNNING:
@@ -222,6 +219,71 @@ def request_cancel(session: Session, principal: Principal, job: UUID) -> Job:
             tell(session, found, "The job was cancelled.")
             audit.record(session, principal, AuditEvent.JOB_CANCELLED, resource=("job", job))
     return found
+
+
+def _job_to_steer(session: Session, principal: Principal, job: UUID) -> Job:
+    """The job, locked, for somebody who may end or hold it."""
+    require(principal, Permission.JOB_CANCEL_OWN)
+    found = _job(session, job, lock=True)
+    if found.submitted_by != principal.id:
+        require(principal, Permission.JOB_CANCEL_ANY)
+    return found
+
+
+def request_pause(session: Session, principal: Principal, job: UUID) -> Job:
+    """Pause a waiting job at once; ask the worker of a running one for a checkpoint. Raises AlreadyFinished, Conflict.
+
+    A job whose files are still looked at is paused when that is done.
+    """
+    found = _job_to_steer(session, principal, job)
+    if found.state in TERMINAL:
+        check_transition(JobState(found.state), JobState.PAUSED)
+    if found.cancel_requested_at is not None:
+        raise Conflict("The job is being cancelled.")
+    if found.pause_requested_at is None:
+        found.pause_requested_at = session.scalar(select(func.now()))
+        audit.record(session, principal, AuditEvent.JOB_PAUSE_REQUESTED, resource=("job", job))
+        if found.state == JobState.QUEUED:
+            pause(session, principal, found)
+        elif found.state == JobState.RUNNING:
+            tell(session, found, "A pause is requested; the worker writes a checkpoint at its next heartbeat.")
+        else:
+            tell(session, found, "A pause is requested; it begins when the files are validated.")
+    return found
+
+
+def pause(session: Session, principal: Principal, job: Job) -> None:
+    """Take a locked job that was asked to pause out of the queue, or from the worker that gives it back."""
+    check_transition(JobState(job.state), JobState.PAUSED)
+    job.state, job.lease_id = JobState.PAUSED, None
+    session.flush()
+    tell(session, job, "The job is paused.")
+    audit.record(session, principal, AuditEvent.JOB_PAUSED, resource=("job", job.id), details={"epoch": job.epoch})
+
+
+def resume(session: Session, principal: Principal, job: UUID) -> Job:
+    """Queue a paused job again; take back a pause that is not carried out yet. Raises AlreadyFinished.
+
+    It goes on from its newest checkpoint, to the same weights as if it had never been paused.
+    """
+    found = _job_to_steer(session, principal, job)
+    if found.state in TERMINAL:
+        check_transition(JobState(found.state), JobState.QUEUED)
+    if found.pause_requested_at is not None:
+        found.pause_requested_at = None
+        if found.state == JobState.PAUSED:
+            queue(session, found)
+        tell(session, found, "The job is resumed.")
+        audit.record(session, principal, AuditEvent.JOB_RESUMED, resource=("job", job))
+    return found
+
+
+def queue(session: Session, job: Job) -> None:
+    """Let a locked job wait for a train worker; whoever commits rings for it."""
+    check_transition(JobState(job.state), JobState.QUEUED)
+    job.state, job.lease_id = JobState.QUEUED, None
+    session.flush()
+    nudge(session, job)
 
 
 def close(session: Session, job: Job, state: JobState) -> None:

@@ -6,7 +6,7 @@ Times are the database's: a worker's clock decides nothing.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func, select, text, update
@@ -23,8 +23,7 @@ from models_db.departments import Department
 from models_db.jobs import Job, JobCheckpoint, Lease
 from services import audit
 from services.base_models import manifest_of
-from services.doorbell import nudge
-from services.jobs import close, tell
+from services.jobs import close, pause, queue, tell
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,13 @@ class JobError:
     def as_dict(self) -> dict[str, str | None]:
         """The client's `error` object."""
         return {"code": self.code, "message": self.message, "param": self.param}
+
+
+class Asked(NamedTuple):
+    """What somebody wants of a running job."""
+
+    to_cancel: bool
+    to_give_back: bool
 
 
 def candidates(session: Session, limit: int = 20) -> Sequence[tuple[UUID, UUID]]:
@@ -126,8 +132,8 @@ def _newest_checkpoint(session: Session, job: UUID) -> ResumePoint | None:
     return ResumePoint(checkpoint=found.id, epoch=found.epoch, step=found.step, manifest=manifest)
 
 
-def renew(session: Session, held: Claim, *, lease_s: float) -> bool:
-    """Extend a living lease; whether cancellation was asked for. Raises LeaseLost: kill the ranks, touch nothing."""
+def renew(session: Session, held: Claim, *, lease_s: float) -> Asked:
+    """Extend a living lease; what was asked of the job. Raises LeaseLost: kill the ranks, touch nothing."""
     alive = session.execute(
         update(Lease)
         .where(Lease.id == held.lease, Lease.ended_at.is_(None), Lease.expires_at > func.clock_timestamp())
@@ -136,14 +142,15 @@ def renew(session: Session, held: Claim, *, lease_s: float) -> bool:
     ).one_or_none()
     if alive is None:
         raise LeaseLost("The lease has ended.")
-    requested_at = session.execute(
-        select(Job.cancel_requested_at).where(
+    requested = session.execute(
+        select(Job.cancel_requested_at, Job.pause_requested_at).where(
             Job.id == held.job, Job.epoch == held.epoch, Job.lease_id == held.lease, Job.state == JobState.RUNNING
         )
     ).one_or_none()
-    if requested_at is None:
+    if requested is None:
         raise LeaseLost("The job is no longer this worker's.")
-    return requested_at[0] is not None
+    cancel_requested_at, pause_requested_at = requested
+    return Asked(to_cancel=cancel_requested_at is not None, to_give_back=pause_requested_at is not None)
 
 
 def hold(session: Session, held: Claim) -> Job:
@@ -242,11 +249,11 @@ def _requeue(session: Session, job: Job, lease: UUID, reason: str) -> None:
         _cancel(session, job, lease)
         return
     end(session, lease, reason)
-    check_transition(JobState(job.state), JobState.QUEUED)
-    job.state, job.lease_id = JobState.QUEUED, None
-    session.flush()
+    if job.pause_requested_at is not None:
+        pause(session, access.system(job.department_id), job)
+        return
+    queue(session, job)
     tell(session, job, "The job waits for a worker again.")
-    nudge(session, job)
 
 
 def end(session: Session, lease: UUID, reason: str) -> None:

@@ -9,15 +9,14 @@ from sqlalchemy.orm import Session
 from domain import access
 from domain.audit import AuditEvent, Outcome
 from domain.digests import Manifest
-from domain.jobs import JobState, check_transition
+from domain.jobs import JobState
 from domain.plans import InspectReport
 from domain.runs import RunSpec
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
 from services import audit
 from services.base_models import manifest_of
-from services.doorbell import nudge
-from services.jobs import close, tell
+from services.jobs import close, pause, queue, tell
 from services.leases import JobError
 
 
@@ -50,22 +49,26 @@ def load(session: Session, job: UUID) -> ValidationWork | None:
 
 
 def accept(session: Session, job: UUID, report: InspectReport) -> None:
-    """The files can be trained on: the job queues. Nothing happens when it no longer waits for this."""
+    """The files can be trained on: the job queues, or pauses where that was asked for.
+
+    Nothing happens when it no longer waits for this.
+    """
     found = _waiting(session, job)
     if found is None:
         return
-    check_transition(JobState(found.state), JobState.QUEUED)
     found.inspection = report.model_dump(mode="json", exclude={"files": {"__all__": {"preview"}}})
-    found.state = JobState.QUEUED
-    session.flush()
     for file in report.files:
         if file.too_long_rows:
             tell(
                 session, found, f"{file.too_long_rows} rows of {file.file} are too long and are left out.", level="warn"
             )
-    tell(session, found, "Files validated; the job is queued.")
-    nudge(session, found)
     _record(session, found, AuditEvent.JOB_VALIDATED, reason=None)
+    if found.pause_requested_at is not None:
+        tell(session, found, "Files validated.")
+        pause(session, access.system(found.department_id), found)
+    else:
+        queue(session, found)
+        tell(session, found, "Files validated; the job is queued.")
 
 
 def refuse(session: Session, job: UUID, error: JobError) -> None:

@@ -32,6 +32,7 @@ class Fence:
         self._runtime, self._held = runtime, held
         self._lease_s = runtime.settings.lease_s
         self._lost, self._left, self._cancel = threading.Event(), threading.Event(), threading.Event()
+        self._give_back = threading.Event()
         self._lock = threading.Lock()
         self._kill: Callable[[], None] | None = None
         self._timer = self._timer_from(claimed_at)
@@ -53,6 +54,11 @@ class Fence:
     def cancel_asked(self) -> bool:
         """Whether the department has asked for the job's cancellation."""
         return self._cancel.is_set()
+
+    @property
+    def give_back_asked(self) -> bool:
+        """Whether the job should go back from where it is, with a checkpoint."""
+        return self._give_back.is_set()
 
     def check(self) -> None:
         """Raise LeaseLost once the lease is lost: before every upload, and all the time while ranks run."""
@@ -83,7 +89,7 @@ class Fence:
             asked_at = time.monotonic()
             try:
                 with self._runtime.department(self._held.department) as session:
-                    cancel_asked = leases.renew(session, self._held, lease_s=self._lease_s)
+                    asked = leases.renew(session, self._held, lease_s=self._lease_s)
             except LeaseLost:
                 self._lose()
                 return
@@ -93,8 +99,10 @@ class Fence:
                 continue
             self._restart_timer(asked_at)
             wait_s = self._lease_s / RENEWALS_PER_LEASE
-            if cancel_asked:
+            if asked.to_cancel:
                 self._cancel.set()
+            if asked.to_give_back:
+                self._give_back.set()
 
     def _timer_from(self, renewed_at: float) -> threading.Timer:
         left_s = renewed_at + self._lease_s * (1 - MARGIN) - time.monotonic()

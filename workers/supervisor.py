@@ -43,15 +43,22 @@ class Exit:
 
 
 class Supervisor:
-    """Runs processes under one lease. They end when the lease is lost, the worker stops, or the job is cancelled."""
+    """Runs processes under one lease.
+
+    They end when the lease is lost, the worker stops, or somebody asks for the job's pause or cancellation.
+    """
 
     def __init__(self, settings: Settings, fence: Fence, stop: threading.Event) -> None:
         self._settings, self._fence, self._stop = settings, fence, stop
 
     @property
     def must_end(self) -> bool:
-        """Whether what runs should come to its end: the worker is to stop, or the job was cancelled."""
-        return self._stop.is_set() or self._fence.cancel_asked
+        """Whether what runs should come to its end."""
+        return self._fence.cancel_asked or self._must_give_back
+
+    @property
+    def _must_give_back(self) -> bool:
+        return self._stop.is_set() or self._fence.give_back_asked
 
     def run(
         self,
@@ -91,7 +98,7 @@ class Supervisor:
                 # Nothing of it is wanted any more.
                 by = EndedBy.STOP
                 kill(child)
-            elif by is EndedBy.ITSELF and self._stop.is_set():
+            elif by is EndedBy.ITSELF and self._must_give_back:
                 by, asked_at = EndedBy.STOP, time.monotonic()
                 ask_to_stop()
             elif by is EndedBy.STOP and time.monotonic() - asked_at > self._settings.stop_grace_s:

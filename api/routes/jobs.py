@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: submit, look, cancel."""
+"""Fine-tuning jobs: submit, look, pause, resume, cancel."""
 
 import re
 import secrets
@@ -92,6 +92,22 @@ def cancel(caller: Authenticated, job_id: JobId) -> JobObject:
     """End a waiting job at once; ask the worker of a running one to stop, which takes until its next heartbeat."""
     with caller.in_department() as session:
         job = jobs.request_cancel(session, caller.principal, parse_id(IdKind.JOB, job_id))
+        return _object(session, caller, job)
+
+
+@router.post("/{job_id}/pause", summary="Pause a job")
+def pause(caller: Authenticated, job_id: JobId) -> JobObject:
+    """Take a waiting job out of the queue at once; ask the worker of a running one for a checkpoint and its device."""
+    with caller.in_department() as session:
+        job = jobs.request_pause(session, caller.principal, parse_id(IdKind.JOB, job_id))
+        return _object(session, caller, job)
+
+
+@router.post("/{job_id}/resume", summary="Resume a job")
+def resume(caller: Authenticated, job_id: JobId) -> JobObject:
+    """Queue a paused job again: it goes on from its newest checkpoint."""
+    with caller.in_department() as session:
+        job = jobs.resume(session, caller.principal, parse_id(IdKind.JOB, job_id))
         return _object(session, caller, job)
 
 

@@ -59,6 +59,26 @@ def test_a_trainer_cancels_own_jobs_and_an_admin_any(department: Department, bas
     assert department.client(department.admin).fine_tuning.jobs.cancel(job.id).status == "cancelled"
 
 
+def test_a_trainer_pauses_and_resumes_own_jobs_and_an_admin_any(
+    department: Department, base_model: str, file: str
+) -> None:
+    jobs = department.client().fine_tuning.jobs
+    job = jobs.create(model=base_model, training_file=file).id
+    other = department.client(department.member("trainer")).fine_tuning.jobs
+    admin = department.client(department.admin).fine_tuning.jobs
+    for refused in (other.pause, other.resume):
+        with pytest.raises(openai.PermissionDeniedError):
+            refused(job)
+    # Its files are still to be looked at.
+    assert jobs.pause(job).status == "validating_files"
+    assert admin.resume(job).status == "validating_files"
+    jobs.cancel(job)
+    for refused in (jobs.pause, jobs.resume):
+        with pytest.raises(openai.ConflictError) as ended:
+            refused(job)
+        assert ended.value.code == "already_finished"
+
+
 def test_errors_are_the_clients_own_classes_with_code_and_param(
     department: Department, base_model: str, file: str
 ) -> None:

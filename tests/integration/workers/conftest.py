@@ -125,6 +125,14 @@ class Department:
         with self.runtime.department(self.id) as session:
             jobs.request_cancel(session, self.principal, job)
 
+    def pause(self, job: UUID) -> None:
+        with self.runtime.department(self.id) as session:
+            jobs.request_pause(session, self.principal, job)
+
+    def resume(self, job: UUID) -> None:
+        with self.runtime.department(self.id) as session:
+            jobs.resume(session, self.principal, job)
+
     def checkpoints(self, job: UUID) -> list[JobCheckpoint]:
         with self.runtime.department(self.id) as session:
             statement = select(JobCheckpoint).where(JobCheckpoint.job_id == job).order_by(JobCheckpoint.id)

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from domain.refusals import LeaseLost
+from services.leases import Asked
 from workers.fence import Fence
 
 LEASE_S = 0.6
@@ -53,11 +54,16 @@ def test_a_fence_that_is_lost_lets_nothing_start() -> None:
             pytest.fail("it began under a lost lease")
 
 
-def test_renewals_keep_the_lease_and_bring_the_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([False, False, False, False, True])
-    monkeypatch.setattr("workers.fence.leases.renew", lambda *_, **__: next(answers, True))
+def test_renewals_keep_the_lease_and_bring_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing, give_back = Asked(to_cancel=False, to_give_back=False), Asked(to_cancel=False, to_give_back=True)
+    answers = iter([nothing, nothing, nothing, give_back])
+    cancel = Asked(to_cancel=True, to_give_back=False)
+    monkeypatch.setattr("workers.fence.leases.renew", lambda *_, **__: next(answers, cancel))
     begun = time.monotonic()
     with Fence(runtime_whose_database(object), HELD, claimed_at=begun) as fence:
+        while not fence.give_back_asked:
+            assert not fence.cancel_asked
+            fence.pause(0.01)
         while not fence.cancel_asked:
             fence.pause(0.01)
     # The fifth renewal: longer after the claim than an unrenewed lease would have lasted.
@@ -65,7 +71,7 @@ def test_renewals_keep_the_lease_and_bring_the_cancellation(monkeypatch: pytest.
 
 
 def test_a_refused_renewal_kills_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def renew(*_: object, **__: object) -> bool:
+    def renew(*_: object, **__: object) -> Asked:
         raise LeaseLost("The lease has ended.")
 
     monkeypatch.setattr("workers.fence.leases.renew", renew)
