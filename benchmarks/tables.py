@@ -42,7 +42,7 @@ def whole(found: Sequence[Results]) -> str:
 def summary(results: Results) -> str:
     """The block of the README."""
     rows = {row.engine: row for row in summarise(results)}
-    table = _table(
+    compared = table(
         ("engine", _speed_heading(results), "against peft + Trainer bf16", "share of the peak", "start, s", "memory"),
         [
             (
@@ -56,7 +56,7 @@ def summary(results: Results) -> str:
             for row in (rows[name] for name in SUMMARY if name in rows)
         ],
     )
-    return "\n\n".join(filter(None, (_measured_on(results), table, _jobs_sentence(results))))
+    return "\n\n".join(filter(None, (_measured_on(results), compared, _jobs_sentence(results))))
 
 
 def _jobs_sentence(results: Results) -> str:
@@ -123,7 +123,7 @@ def _engines(results: Results) -> str:
         row = rows.get(engine.name)
         lines.append(_engine(row) if row else (engine.label, *(NOT_MEASURED,) * (len(headings) - 1)))
     lines.append(_ceiling(results, columns=len(headings)))
-    return _table(headings, lines)
+    return table(headings, lines)
 
 
 def _engine(row: Row) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ def _fused(results: Results) -> str:
         )
     unit = _speed_heading(results)
     headings = ("jobs", "rows a step of each", f"one after another: {unit}", "in one pass", "gain (range)")
-    return _table(headings, lines) if lines else ""
+    return table(headings, lines) if lines else ""
 
 
 def _ranks(results: Results) -> str:
@@ -213,7 +213,7 @@ def _ranks(results: Results) -> str:
             )
         )
     headings = ("`engine train`, ranks x threads", "tokens/s", "MFU", "computed/real tokens", "memory of a rank")
-    return _table(headings, lines) if lines else ""
+    return table(headings, lines) if lines else ""
 
 
 def _median(rounds: Iterable[Item], value: Callable[[Item], float | None], told: Callable[[float], str]) -> str:
@@ -236,7 +236,7 @@ def _jobs(results: Results) -> str:
         "latency p95, s",
         "peak memory",
     )
-    return _table(headings, lines)
+    return table(headings, lines)
 
 
 def _way(label: str, row: JobsRow, peer: JobsRow | None) -> tuple[str, ...]:
@@ -259,7 +259,7 @@ def _batches(results: Results) -> str:
     if not lines:
         return ""
     what = f"runs of {results.batches[0].documents_a_run} documents in one plan"
-    return _table((what, "seconds", "a run", "peak memory"), lines)
+    return table((what, "seconds", "a run", "peak memory"), lines)
 
 
 def _exact(results: Results) -> str:
@@ -296,7 +296,7 @@ def quality_table(quality: Quality) -> str:
     headings = ("department", "trained by", "seeds", "held-out accuracy (range)", "held-out loss", "seconds")
     interval = f"{_points(quality.low)} to {_points(quality.high)}"
     return (
-        f"{_table(headings, lines)}\n\n"
+        f"{table(headings, lines)}\n\n"
         f"Tsugiki less peft + HF Trainer, paired by seed and row: {_points(quality.difference)} points of accuracy, "
         f"95 % interval {interval}; peft takes {quality.time_ratio:.1f} times as long."
     )
@@ -334,7 +334,8 @@ def _commits(results: Results) -> str:
     return f"Measured on {told}." if told else ""
 
 
-def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     rows = [headings, ["---"] * len(headings), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
