@@ -61,6 +61,7 @@ DETAILS = (
     Column("finished", lambda item: when(item["finished_at"])),
     Column("fine-tuned model", "fine_tuned_model"),
     Column("lora", "lora"),
+    Column("priority", "priority"),
     Column("seed", "seed"),
     Column("training file", "training_file"),
     Column("validation file", "validation_file"),
@@ -137,6 +138,9 @@ def submit(
     validate_every_steps: Annotated[
         int | None, typer.Option(help="Steps between validations; 0 validates after the last alone.")
     ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="-100 to 100; the department's most urgent job is taken first. 0 when left out.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of rows and the adapter's first weights.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Then watch it, as `jobs watch` does.")] = False,
 ) -> None:
@@ -163,6 +167,7 @@ def submit(
     extra = {
         "evaluation_file": evaluation and shelf.id_of(evaluation, option="--evaluation"),
         "lora": _given(lora) or None,
+        "priority": priority,
     }
     job = create(connection, request, extra)
     if watch:

@@ -28,6 +28,7 @@ class AuditEvent(StrEnum):
     JOB_RELEASED = "job.released"
     JOB_PAUSE_REQUESTED = "job.pause_requested"
     JOB_PAUSED = "job.paused"
+    JOB_PREEMPTED = "job.preempted"
     JOB_RESUMED = "job.resumed"
     JOB_CANCEL_REQUESTED = "job.cancel_requested"
     JOB_CANCELLED = "job.cancelled"

@@ -157,6 +157,9 @@ class JobRequest(_Request):
     seed: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = Field(
         default=None, description="Of everything that is random in the job; chosen when left out."
     )
+    priority: Annotated[StrictInt, Field(ge=-100, le=100)] = Field(
+        default=0, description="Of the department's waiting jobs the one with the highest is taken first. Ours."
+    )
     metadata: Annotated[
         dict[
             Annotated[StrictStr, Field(min_length=1, max_length=64)], Annotated[StrictStr, Field(max_length=512)]

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models_db.base import CreatedAt, Table, UuidKey
@@ -13,12 +13,17 @@ class Department(Table):
     """A tenant. The OpenAI client calls it a project."""
 
     __tablename__ = "departments"
+    __table_args__ = (CheckConstraint("weight > 0", name="weight"),)
 
     id: Mapped[UuidKey]
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[CreatedAt]
     # When it was last given work: departments that waited longest come first.
     served_at: Mapped[datetime | None]
+    # Its share of the devices beside the other departments' weights.
+    weight: Mapped[float] = mapped_column(server_default="1")
+    # Whether its more urgent jobs may take the place of its running ones.
+    preempts: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class User(Table):

@@ -4,7 +4,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Identity, Index, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    SmallInteger,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -33,6 +43,13 @@ class Job(Table):
         CheckConstraint("(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
         CheckConstraint("state <> 'paused' OR pause_requested_at IS NOT NULL", name="paused_on_request"),
         Index("ix_jobs_waiting", "state", "id", postgresql_where="state IN ('validating_files', 'queued', 'running')"),
+        Index(
+            "ix_jobs_department_id_queued",
+            "department_id",
+            text("priority DESC"),
+            "id",
+            postgresql_where="state = 'queued'",
+        ),
         Index("ix_jobs_department_id_request_sha256", "department_id", "request_sha256"),
     )
 
@@ -59,6 +76,12 @@ class Job(Table):
     cancel_requested_at: Mapped[datetime | None]
     # Set from the asking until the job is resumed.
     pause_requested_at: Mapped[datetime | None]
+    # Set from the asking until the job is queued again.
+    preempt_requested_at: Mapped[datetime | None]
+    # Since when it waits for a train worker, or when it last did.
+    queued_at: Mapped[datetime | None]
+    # Within the department: a higher one is taken first.
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     nudged_at: Mapped[CreatedAt]
     lease_id: Mapped[UUID | None]
     epoch: Mapped[int] = mapped_column(server_default="0")
@@ -77,11 +100,14 @@ class Lease(Table):
     __table_args__ = (
         UniqueConstraint("department_id", "id"),
         Index("ix_leases_expires_at", "expires_at", postgresql_where="ended_at IS NULL"),
+        Index("ix_leases_ended_at", "ended_at", postgresql_where="ended_at IS NOT NULL"),
     )
 
     id: Mapped[UuidKey]
     department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"))
     worker: Mapped[str]
+    # Devices that it keeps busy.
+    ranks: Mapped[int] = mapped_column(SmallInteger, server_default="1")
     acquired_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     nudge_after_s: Annotated[float, Field(ge=0)] = Field(
         default=30, description="A waiting job not rung for this long is rung for again."
     )
+    fair_share_half_life_s: Annotated[float, Field(gt=0)] = Field(
+        default=86_400, description="In which a department's use of devices counts for half when shares are compared."
+    )
+    preempt_after_s: Annotated[float, Field(ge=0)] = Field(
+        default=60, description="A job that waited so long may take the place of a less urgent one, where allowed."
+    )
     stop_grace_s: Annotated[float, Field(gt=0)] = Field(
         default=25, description="Time for a checkpoint when a run is stopped; then its ranks are killed."
     )

@@ -92,6 +92,7 @@ def _job_of(session: Session, principal: Principal, request: JobRequest, *, seed
         adapter_name=request.adapter_name,
         suffix=request.suffix,
         spec=spec.model_dump(mode="json"),
+        priority=request.priority,
         hyperparameters=request.chosen_hyperparameters.model_dump(mode="json"),
         job_metadata=request.metadata or {},
         request_sha256=_sha256_of(request),
@@ -281,7 +282,7 @@ def resume(session: Session, principal: Principal, job: UUID) -> Job:
 def queue(session: Session, job: Job) -> None:
     """Let a locked job wait for a train worker; whoever commits rings for it."""
     check_transition(JobState(job.state), JobState.QUEUED)
-    job.state, job.lease_id = JobState.QUEUED, None
+    job.state, job.lease_id, job.queued_at = JobState.QUEUED, None, session.scalar(select(func.now()))
     session.flush()
     nudge(session, job)
 

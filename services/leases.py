@@ -21,6 +21,7 @@ from domain.runs import RunSpec
 from models_db.base_models import BaseModel
 from models_db.departments import Department
 from models_db.jobs import Job, JobCheckpoint, Lease
+from models_db.sessions import enter_department, take_lock
 from services import audit
 from services.base_models import manifest_of
 from services.jobs import close, pause, queue, tell
@@ -69,20 +70,37 @@ class Asked(NamedTuple):
     to_give_back: bool
 
 
-def candidates(session: Session, limit: int = 20) -> Sequence[tuple[UUID, UUID]]:
-    """(job, department) of queued jobs, in the order to try them, from a platform session."""
-    rows = session.execute(text("SELECT job_id, department_id FROM claimable_jobs(:limit)"), {"limit": limit})
+def claim_next(session: Session, *, worker: str, lease_s: float, half_life_s: float, ranks: int = 1) -> Claim | None:
+    """Take the first job of the fair order, in a platform session, which from then on is that job's department's.
+
+    None where nobody waits. half_life_s: in which a department's use counts for half.
+    """
+    # Two workers that decide at once would both see the departments as they were before either.
+    take_lock(session, "claims")
+    for job, department in _candidates(session, half_life_s):
+        enter_department(session, department)
+        if (held := claim(session, job, worker=worker, lease_s=lease_s, ranks=ranks)) is not None:
+            return held
+    return None
+
+
+def _candidates(session: Session, half_life_s: float, limit: int = 20) -> Sequence[tuple[UUID, UUID]]:
+    """(job, department) of queued jobs, in the order of `domain.fair_share`."""
+    rows = session.execute(
+        text("SELECT job_id, department_id FROM claimable_jobs(:limit, :half_life_s)"),
+        {"limit": limit, "half_life_s": half_life_s},
+    )
     return [(row.job_id, row.department_id) for row in rows]
 
 
-def claim(session: Session, job: UUID, *, worker: str, lease_s: float) -> Claim | None:
+def claim(session: Session, job: UUID, *, worker: str, lease_s: float, ranks: int = 1) -> Claim | None:
     """Take one queued job in its department's session; None where another worker has it or it no longer waits."""
     found = session.scalars(
         select(Job).where(Job.id == job, Job.state == JobState.QUEUED).with_for_update(skip_locked=True)
     ).one_or_none()
     if found is None:
         return None
-    lease = Lease(department_id=found.department_id, worker=worker, expires_at=_in(session, lease_s))
+    lease = Lease(department_id=found.department_id, worker=worker, ranks=ranks, expires_at=_in(session, lease_s))
     session.add(lease)
     session.flush()
     check_transition(JobState(found.state), JobState.RUNNING)
@@ -143,14 +161,14 @@ def renew(session: Session, held: Claim, *, lease_s: float) -> Asked:
     if alive is None:
         raise LeaseLost("The lease has ended.")
     requested = session.execute(
-        select(Job.cancel_requested_at, Job.pause_requested_at).where(
+        select(Job.cancel_requested_at, Job.pause_requested_at, Job.preempt_requested_at).where(
             Job.id == held.job, Job.epoch == held.epoch, Job.lease_id == held.lease, Job.state == JobState.RUNNING
         )
     ).one_or_none()
     if requested is None:
         raise LeaseLost("The job is no longer this worker's.")
-    cancel_requested_at, pause_requested_at = requested
-    return Asked(to_cancel=cancel_requested_at is not None, to_give_back=pause_requested_at is not None)
+    to_cancel, to_pause, to_preempt = (asked_at is not None for asked_at in requested)
+    return Asked(to_cancel=to_cancel, to_give_back=to_pause or to_preempt)
 
 
 def hold(session: Session, held: Claim) -> Job:
@@ -249,6 +267,7 @@ def _requeue(session: Session, job: Job, lease: UUID, reason: str) -> None:
         _cancel(session, job, lease)
         return
     end(session, lease, reason)
+    job.preempt_requested_at = None
     if job.pause_requested_at is not None:
         pause(session, access.system(job.department_id), job)
         return
@@ -307,6 +326,38 @@ def _cancel(session: Session, job: Job, lease: UUID) -> None:
         AuditEvent.JOB_CANCELLED,
         resource=("job", job.id),
         details={"epoch": job.epoch},
+    )
+
+
+def to_preempt(session: Session, *, after_s: float, half_life_s: float) -> Sequence[tuple[UUID, UUID]]:
+    """(job, department) of running jobs that should make room for a more urgent one, from a platform session.
+
+    after_s: how long the more urgent one has waited at least.
+    """
+    rows = session.execute(
+        text("SELECT job_id, department_id FROM preemptable_jobs(:after_s, :half_life_s)"),
+        {"after_s": after_s, "half_life_s": half_life_s},
+    )
+    return [(row.job_id, row.department_id) for row in rows]
+
+
+def preempt(session: Session, job: UUID) -> None:
+    """Ask the worker of a running job for a checkpoint and its device; the job queues again."""
+    found = session.scalars(
+        select(Job)
+        .where(Job.id == job, Job.state == JobState.RUNNING, Job.preempt_requested_at.is_(None))
+        .with_for_update(skip_locked=True)
+    ).one_or_none()
+    if found is None:
+        return
+    found.preempt_requested_at = session.scalar(select(func.now()))
+    tell(session, found, "A more urgent job of the department takes its place; this one queues again.")
+    audit.record(
+        session,
+        access.system(found.department_id),
+        AuditEvent.JOB_PREEMPTED,
+        resource=("job", job),
+        details={"epoch": found.epoch, "priority": found.priority},
     )
 
 

@@ -1,4 +1,7 @@
-"""What makes the queue dispensable: leases that ran out are ended, and waiting jobs are rung for again."""
+"""What makes the queue dispensable: leases that ran out are ended, and waiting jobs are rung for again.
+
+And what makes room for urgent jobs.
+"""
 
 import logging
 
@@ -24,6 +27,18 @@ def sweep(runtime: Runtime) -> None:
         except (SQLAlchemyError, Refusal):
             # The next sweep finds it again; the others are not to wait for it.
             log.exception("job %s: its lost worker could not be swept", job)
+    _preempt(runtime)
     with runtime.platform() as session:
         waiting = leases.to_nudge(session, runtime.settings.nudge_after_s)
     ring_again(runtime.queue, [Nudge(job=job, state=state) for job, state in waiting])
+
+
+def _preempt(runtime: Runtime) -> None:
+    settings = runtime.settings
+    with runtime.platform() as session:
+        yielding = leases.to_preempt(
+            session, after_s=settings.preempt_after_s, half_life_s=settings.fair_share_half_life_s
+        )
+    for job, department in yielding:
+        with runtime.department(department) as session:
+            leases.preempt(session, job)

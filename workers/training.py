@@ -43,23 +43,26 @@ class Worker:
         self.calibrations = Calibrations(settings, self.launcher)
 
     def run_next(self) -> bool:
-        """Run the next job that nobody else takes; whether there was one. From the main thread only."""
+        """Run the job whose turn it is; whether there was one. From the main thread only."""
+        if self.stop.is_set():
+            return False
+        settings, claimed_at = self.runtime.settings, time.monotonic()
         with self.runtime.platform() as session:
-            waiting = leases.candidates(session)
-        for job, department in waiting:
-            if self.stop.is_set():
-                return False
-            claimed_at = time.monotonic()
-            with self.runtime.department(department) as session:
-                held = leases.claim(session, job, worker=self.name, lease_s=self.runtime.settings.lease_s)
-            if held is not None:
-                with Fence(self.runtime, held, claimed_at=claimed_at) as fence:
-                    self._run(held, fence)
-                # Not before the lease is given back: until then an evaluation may want the memory.
-                if not self.stop.is_set():
-                    self.warm.start()
-                return True
-        return False
+            held = leases.claim_next(
+                session,
+                worker=self.name,
+                ranks=settings.ranks,
+                lease_s=settings.lease_s,
+                half_life_s=settings.fair_share_half_life_s,
+            )
+        if held is None:
+            return False
+        with Fence(self.runtime, held, claimed_at=claimed_at) as fence:
+            self._run(held, fence)
+        # Not before the lease is given back: until then an evaluation may want the memory.
+        if not self.stop.is_set():
+            self.warm.start()
+        return True
 
     def _run(self, held: Claim, fence: Fence) -> None:
         log.info("job %s: claimed, epoch %d, step %d", held.job, held.epoch, held.resume.step if held.resume else 0)

@@ -155,6 +155,7 @@ class JobObject(Identified):
     error: JobErrorObject | None = Field(description="Why it failed; null if it did not.")
     integrations: list[str] = Field(description="Always empty.")
     metadata: dict[str, str] = Field(description="The caller's own pairs.")
+    priority: int = Field(description="Of the department's waiting jobs the one with the highest is taken first. Ours.")
     user_provided_suffix: str | None = Field(description="The suffix as given: it names the adapter.")
     lora: LoraObject = Field(description="The settings in force. Ours.")
     spec: dict[str, Any] = Field(description="The frozen specification of its run, files as digests. Ours.")
@@ -187,6 +188,7 @@ class JobObject(Identified):
             error=JobErrorObject.model_validate(job.error) if job.error else None,
             integrations=[],
             metadata=job.job_metadata,
+            priority=job.priority,
             user_provided_suffix=job.suffix,
             lora=LoraObject.of(spec),
             spec=job.spec,

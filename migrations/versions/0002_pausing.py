@@ -14,9 +14,11 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("pause_requested_at", sa.DateTime(timezone=True), nullable=True))
-    op.create_check_constraint("paused_on_request", "jobs", "state <> 'paused' OR pause_requested_at IS NOT NULL")
+    op.create_check_constraint(
+        op.f("ck_jobs_paused_on_request"), "jobs", "state <> 'paused' OR pause_requested_at IS NOT NULL"
+    )
 
 
 def downgrade() -> None:
-    op.drop_constraint("paused_on_request", "jobs", type_="check")
+    op.drop_constraint(op.f("ck_jobs_paused_on_request"), "jobs", type_="check")
     op.drop_column("jobs", "pause_requested_at")

@@ -41,6 +41,7 @@ DEFINER_FUNCTIONS = {
     "job_department",
     "jobs_to_nudge",
     "list_departments",
+    "preemptable_jobs",
     "touch_key",
 }
 # (table, column, table referred to), for every reference between two departments' tables.

@@ -1,0 +1,200 @@
+"""Whose turn it is among departments, and among the jobs of one."""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+
+from domain.fair_share import Hold, Spell, Standing, Waiting, order
+from domain.jobs import JobState
+from services import departments, leases
+from workers.sweeper import sweep
+
+HALF_LIFE_S = 3600.0
+
+
+def claim_next(department: Any, **options: Any) -> UUID | None:
+    with department.runtime.platform() as session:
+        held = leases.claim_next(session, worker="w", lease_s=60, half_life_s=HALF_LIFE_S, **options)
+    return held.job if held else None
+
+
+@pytest.fixture
+def admin(department: Any) -> Iterator[Connection]:
+    """A superuser's connection, whose transaction is rolled back; references between rows are not checked in it."""
+    engine = create_engine(department.admin_url)
+    with engine.connect() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        yield connection
+        connection.rollback()
+    engine.dispose()
+
+
+@pytest.fixture
+def neighbour(department: Any) -> Callable[[str], Any]:
+    """Another department of the same installation."""
+
+    def made(name: str) -> Any:
+        with department.runtime.platform() as session:
+            created = departments.create(session, replace(department.principal, department=None), name).id
+        return replace(department, principal=replace(department.principal, department=created))
+
+    return made
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_database_orders_jobs_as_the_formula_does(department: Any, admin: Connection, seed: int) -> None:
+    template = department.submit_queued()
+    chance = random.Random(seed)
+    standings = [_standing(chance) for _ in range(chance.randint(2, 6))]
+    admin.execute(text("UPDATE jobs SET state = 'cancelled', finished_at = now() WHERE state = 'queued'"))
+    admin.execute(
+        text("UPDATE leases SET acquired_at = now() - interval '9 years', ended_at = now() - interval '9 years'")
+    )
+    for standing in standings:
+        _enter(admin, standing, template)
+    asked = text("SELECT job_id FROM claimable_jobs(1000, :half_life_s)")
+    found = admin.execute(asked, {"half_life_s": HALF_LIFE_S}).scalars().all()
+    assert found == order(standings, HALF_LIFE_S)
+    assert len(found) == sum(len(standing.waiting) for standing in standings) > 0
+
+
+def _standing(chance: random.Random) -> Standing:
+    return Standing(
+        department=uuid4(),
+        weight=chance.choice([0.5, 1.0, 2.0, 3.0]),
+        spells=[
+            Spell(chance.uniform(1, 5000), chance.uniform(0, 9 * HALF_LIFE_S)) for _ in range(chance.randint(0, 4))
+        ],
+        holds=[Hold(chance.uniform(0, 500), chance.randint(1, 4)) for _ in range(chance.randint(0, 3))],
+        waiting=[
+            Waiting(UUID(int=chance.getrandbits(128)), chance.randint(-2, 2)) for _ in range(chance.randint(1, 5))
+        ],
+        served_ago_s=chance.choice([None, chance.uniform(0, 5000)]),
+    )
+
+
+def _enter(admin: Connection, standing: Standing, template: UUID) -> None:
+    department = standing.department
+    admin.execute(
+        text("""
+            INSERT INTO departments (id, name, weight, served_at)
+            VALUES (:id, :name, :weight, now() - make_interval(secs => CAST(:served_ago_s AS double precision)))
+        """),
+        {"id": department, "name": department.hex, "weight": standing.weight, "served_ago_s": standing.served_ago_s},
+    )
+    ended = [{"long_s": spell.device_s, "ended_ago_s": spell.ended_ago_s, "ranks": 1} for spell in standing.spells]
+    held = [{"long_s": hold.held_s, "ended_ago_s": None, "ranks": hold.ranks} for hold in standing.holds]
+    for lease in ended + held:
+        admin.execute(
+            text("""
+                INSERT INTO leases (department_id, worker, ranks, acquired_at, expires_at, ended_at)
+                SELECT :department, 'w', :ranks, coalesce(ended, now()) - make_interval(secs => :long_s), now(), ended
+                FROM (SELECT now() - make_interval(secs => CAST(:ended_ago_s AS double precision)) AS ended) of
+            """),
+            lease | {"department": department},
+        )
+    for waiting in standing.waiting:
+        admin.execute(
+            text("""
+                INSERT INTO jobs SELECT (jsonb_populate_record(j, jsonb_build_object(
+                    'id', CAST(:id AS text), 'department_id', CAST(:department AS text),
+                    'priority', CAST(:priority AS int), 'state', 'queued', 'finished_at', NULL
+                ))).* FROM jobs j WHERE j.id = :template
+            """),
+            {
+                "id": waiting.job, "department": department, "priority": waiting.priority, "template": template,
+            },
+        )  # fmt: skip
+
+
+def test_a_department_with_many_jobs_does_not_hold_up_anothers_first(department: Any, neighbour: Any) -> None:
+    other = neighbour("other")
+    many = [department.submit_queued() for _ in range(12)]
+    assert [claim_next(department) for _ in range(3)] == many[:3]
+    first = other.submit_queued()
+    assert claim_next(department) == first
+    assert claim_next(department) == many[3]
+
+
+def test_a_heavier_department_gets_more_of_the_devices(department: Any, neighbour: Any, admin: Connection) -> None:
+    other = neighbour("heavier")
+    with admin.begin_nested():
+        admin.execute(text("UPDATE departments SET weight = 3 WHERE id = :id"), {"id": other.id})
+    admin.commit()
+    ours = {department.submit_queued() for _ in range(8)}
+    theirs = {other.submit_queued() for _ in range(8)}
+    claimed = [claim_next(department) for _ in range(8)]
+    # Each counts for a minute while it is held: shares of 2 x 60 s and 6 x 20 s are equal.
+    assert (len(ours.intersection(claimed)), len(theirs.intersection(claimed))) == (2, 6)
+
+
+def test_of_a_departments_jobs_the_most_urgent_is_first_and_then_the_oldest(department: Any) -> None:
+    low, first, second, high = (department.submit_queued(priority=priority) for priority in (-1, 0, 0, 5))
+    assert [claim_next(department) for _ in range(5)] == [high, first, second, low, None]
+
+
+def test_workers_that_claim_at_once_get_different_jobs(department: Any, neighbour: Any) -> None:
+    others = [neighbour(name) for name in ("b", "c")]
+    jobs = {each.submit_queued() for each in (department, *others) for _ in range(4)}
+    barrier, claimed = threading.Barrier(6), []
+
+    def claim() -> None:
+        barrier.wait()
+        claimed.extend(claim_next(department) for _ in range(2))
+
+    threads = [threading.Thread(target=claim) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(claimed) == jobs
+    assert len(claimed) == len(jobs)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_an_urgent_job_takes_the_place_of_a_running_one_where_that_is_allowed(
+    department: Any, admin: Connection, start: Any, wait_for: Any, *, allowed: bool
+) -> None:
+    admin.execute(
+        text("UPDATE departments SET preempts = :allowed WHERE id = :id"), {"allowed": allowed, "id": department.id}
+    )
+    admin.commit()
+    patient = department.submit_queued(steps=40, checkpoint_every=10)
+    runtime = replace(
+        department.runtime, settings=department.runtime.settings.model_copy(update={"preempt_after_s": 0})
+    )
+    worker = start("slow")
+    wait_for(lambda: (department.job(patient).progress or {}).get("step"), within_s=30, what="the patient one trains")
+    urgent = department.submit_queued(steps=2, priority=1)
+
+    sweep(runtime)
+    sweep(runtime)
+
+    wait_for(lambda: worker.poll() is not None, within_s=30, what="the worker finds no more work")
+    jobs = [department.job(job) for job in (patient, urgent)]
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED, JobState.SUCCEEDED]
+    # 1 + 2 + ... + 40: no step was lost by it, and none done twice.
+    assert department.adapter_file(patient, "state.json") == b"820"
+    assert len(department.audited("job.preempted")) == int(allowed)
+    assert (jobs[1].finished_at < jobs[0].finished_at) == allowed
+    assert [job.epoch for job in jobs] == ([2, 1] if allowed else [1, 1])
+
+
+def test_equal_priority_takes_no_ones_place(department: Any, admin: Connection) -> None:
+    admin.execute(text("UPDATE departments SET preempts = true WHERE id = :id"), {"id": department.id})
+    admin.commit()
+    department.submit_queued(priority=3)
+    claim_next(department)
+    department.submit_queued(priority=3)
+    with department.runtime.platform() as session:
+        assert leases.to_preempt(session, after_s=0, half_life_s=HALF_LIFE_S) == []
+    department.submit_queued(priority=4)
+    with department.runtime.platform() as session:
+        assert len(leases.to_preempt(session, after_s=0, half_life_s=HALF_LIFE_S)) == 1
+        assert leases.to_preempt(session, after_s=3600, half_life_s=HALF_LIFE_S) == []
