@@ -267,11 +267,13 @@ def runtime(settings: Settings) -> Iterator[Runtime]:
 
 
 @pytest.fixture
-def department(runtime: Runtime, tiny_model: Path, app_url: str) -> Department:
+def department(runtime: Runtime, tiny_model: Path, servers: EmbeddedServices) -> Department:
     with runtime.platform() as session:
         created = departments.create(session, _everyone(None), "tests").id
     register(runtime, tiny_model)
-    return Department(runtime, _everyone(created), app_url)
+    database = make_url(runtime.settings.database_url.get_secret_value()).database
+    admin = make_url(servers.database_admin_url).set(drivername="postgresql+psycopg", database=database)
+    return Department(runtime, _everyone(created), admin.render_as_string(hide_password=False))
 
 
 def _everyone(department: UUID | None) -> Principal:
