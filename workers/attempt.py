@@ -1,22 +1,23 @@
-"""One attempt at a job: fetch, train, evaluate, upload. It ends in a verdict, which its caller writes down."""
+"""One attempt at the jobs of an engine batch: fetch, train together, evaluate, upload. Each ends in a verdict."""
 
 import logging
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from domain.plans import Compute, ControlRecord, RunFailure, RunPlan, RunReport, RunStopped, TrainPlan
+from domain.plans import Compute, TrainPlan
+from domain.refusals import LeaseLost
 from runtime.processes import ChildProcess
 from runtime.wiring import Runtime
-from services.leases import Claim, ResumePoint
+from services.leases import Claim
 from workers import verdicts
 from workers.calibration import Calibrations
-from workers.checkpoints import CheckpointUploads
 from workers.engine_process import Launcher, Workspace
-from workers.evaluating import Evaluating
 from workers.fence import Fence
-from workers.inputs import BASE_MODEL, fetch_resume_point, fetch_rows, link_base_model, read_checkpoint
-from workers.patience import Patience, StopAsked
-from workers.progress import ProgressReport
+from workers.inputs import BASE_MODEL, link_base_model
+from workers.job_run import JobRun
+from workers.patience import Patience
 from workers.supervisor import EndedBy, Exit, Supervisor
 from workers.verdicts import Verdict
 from workers.warm import WarmEngine
@@ -25,12 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class Attempt:
-    """One claim being worked on in a scratch folder. `run` may be called once."""
+    """Jobs of one department on one base model, worked on in a scratch folder. `run` may be called once."""
 
     def __init__(
         self,
         runtime: Runtime,
-        held: Claim,
+        held: Sequence[Claim],
         fence: Fence,
         *,
         stop: threading.Event,
@@ -41,119 +42,87 @@ class Attempt:
     ) -> None:
         self._runtime, self._held, self._fence, self._folder = runtime, held, fence, folder
         self._launcher, self._warm, self._calibrations = launcher, warm, calibrations
-        self._run_id = held.job.hex
         self._supervisor = Supervisor(runtime.settings, fence, stop)
         self._workspace = Workspace.create(folder / "train")
-        self._out = self._workspace.out / self._run_id
+        self._runs = [self._run_of(claim) for claim in held]
 
-    def run(self) -> Verdict:
-        """Work on the job. Raises LeaseLost, StopAsked, Ended, and storage's errors."""
-        resume = self._fetch_inputs()
-        plan = self._plan(resume)
-        self._workspace.write_plan(plan)
-        report = ProgressReport(self._runtime, self._held, self._out / "progress.jsonl")
-        uploads = self._uploads(report, resume)
-        ended = self._train(plan, report, uploads)
-        report.send()
-        if self._fence.cancel_asked:
-            return verdicts.cancelled(self._held)
-        if trained := self._workspace.read_result(RunReport, self._run_id, "report.json"):
-            return self._finish(plan.compute, trained)
-        # Whatever ended the ranks, what they had reached is kept.
-        Patience(self._fence.pause).insist(uploads.upload_newest)
-        if failure := self._workspace.read_result(RunFailure, self._run_id, "failure.json"):
-            return verdicts.of_failure(self._held, failure, resume)
-        # Ranks also stop by themselves when somebody ends all processes of a machine.
-        stopped = self._workspace.read_result(RunStopped, self._run_id, "stopped.json")
-        if stopped or self._supervisor.must_end:
-            return verdicts.released(self._held)
-        return verdicts.of_exit(self._held, ended)
+    def _run_of(self, held: Claim) -> JobRun:
+        return JobRun(
+            self._runtime,
+            held,
+            self._fence,
+            supervisor=self._supervisor,
+            launcher=self._launcher,
+            workspace=self._workspace,
+            folder=self._folder / held.job.hex,
+        )
 
-    def _fetch_inputs(self) -> ResumePoint | None:
-        data, inputs = self._held.spec.data, self._workspace.inputs / self._run_id
-        patience = Patience(self._pause)
-        rows = {inputs / "train.jsonl": data.train, inputs / "validation.jsonl": data.validation}
-        fetch_rows(self._runtime, self._held, rows, patience)
-        link_base_model(self._runtime, self._held, self._workspace.inputs, patience)
+    def run(self) -> Iterator[tuple[Claim, Verdict]]:
+        """Work on the jobs: each with its verdict, as soon as that is known.
+
+        Raises what ends all of them: LeaseLost, StopAsked, storage's errors.
+        """
+        link_base_model(self._runtime, self._held[0], self._workspace.inputs, Patience(self._runs[0].pause))
         self._warm.base_model = self._base_model
-        return fetch_resume_point(self._runtime, self._held, self._checkpoint, patience)
+        ready = []
+        for run in self._runs:
+            if (verdict := self._settled(run, run.fetch)) is None:
+                ready.append(run)
+            else:
+                yield run.held, verdict
+        if not ready:
+            return
+        plan = TrainPlan(compute=self._compute(ready), runs=tuple(run.plan for run in ready))
+        self._workspace.write_plan(plan)
+        ended = self._train(plan, ready)
+        for run in ready:
+            verdict = self._settled(run, partial(run.verdict, ended, plan.compute))
+            if verdict is not None:
+                yield run.held, verdict
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self._workspace.inputs / self._run_id / "checkpoint"
+    def _settled(self, run: JobRun, work: Callable[[], Verdict | None]) -> Verdict | None:
+        """What the work came to; what ends it ends this job alone. Raises LeaseLost."""
+        try:
+            return work()
+        except LeaseLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge: whatever is wrong with one job, the others go on
+            return verdicts.of_error(run.held, error, asked=self._fence.asked(run.held.job))
 
     @property
     def _base_model(self) -> Path:
         """Where the node keeps it."""
         return (self._workspace.inputs / BASE_MODEL).resolve()
 
-    def _pause(self, seconds: float) -> None:
-        if self._supervisor.must_end:
-            raise StopAsked
-        self._fence.pause(seconds)
-
-    def _plan(self, resume: ResumePoint | None) -> TrainPlan:
-        run = RunPlan(run=self._run_id, spec=self._held.spec, resume_step=resume.step if resume else None)
-        return TrainPlan(compute=self._compute(resume), runs=(run,))
-
-    def _compute(self, resume: ResumePoint | None) -> Compute:
-        """This worker's way of computing; a resumed run keeps the one it began with, whatever this worker's is."""
-        if resume is not None:
-            return read_checkpoint(self._checkpoint).compute
-        return self._calibrations.compute_for(
-            self._held.base_model.digest, self._base_model, self._folder / "calibrate", self._supervisor
+    def _compute(self, runs: Sequence[JobRun]) -> Compute:
+        """This worker's way of computing. A resumed run, which is alone, keeps the one it began with."""
+        return runs[0].compute or self._calibrations.compute_for(
+            self._held[0].base_model.digest, self._base_model, self._folder / "calibrate", self._supervisor
         )
 
-    def _uploads(self, report: ProgressReport, resume: ResumePoint | None) -> CheckpointUploads:
-        return CheckpointUploads(
-            self._runtime,
-            self._held,
-            self._fence,
-            report=report,
-            resumed_from=resume.step if resume else 0,
-            checkpoints=self._out / "checkpoints",
-            links=self._folder / "uploads",
-        )
-
-    def _train(self, plan: TrainPlan, report: ProgressReport, uploads: CheckpointUploads) -> Exit:
+    def _train(self, plan: TrainPlan, runs: Sequence[JobRun]) -> Exit:
         def follow() -> bool:
-            told = report.follow()
-            uploads.follow()
-            return told
+            # Each of them, not only up to the first that has told something.
+            told = [run.follow() for run in runs]
+            return any(told)
+
+        def ask_to_stop() -> None:
+            for run in runs:
+                run.order_stop()
 
         if (waiting := self._warm.take(plan.compute)) is not None:
             ended = self._supervisor.run(
-                waiting.child,
-                follow=follow,
-                ask_to_stop=self._order_stop,
-                begin=lambda: waiting.order(self._workspace),
+                waiting.child, follow=follow, ask_to_stop=ask_to_stop, begin=lambda: waiting.order(self._workspace)
             )
-            # A process that ended before it had told anything of the run has done nothing a cold one could not.
-            if ended.by is EndedBy.STOP or self._out.exists():
+            # A process that ended before it had told anything of a run has done nothing a cold one could not.
+            if ended.by is EndedBy.STOP or any(run.begun for run in runs):
                 return self._note(ended, waiting.child)
-            log.warning("job %s: %s A cold one is started.\n%s", self._held.job, ended.told, waiting.child.log_tail())
+            log.warning("%s A cold one is started.\n%s", ended.told, waiting.child.log_tail())
         child = self._launcher.describe("train", self._workspace, compute=plan.compute)
-        return self._note(self._supervisor.run(child, follow=follow, ask_to_stop=self._order_stop), child)
+        return self._note(self._supervisor.run(child, follow=follow, ask_to_stop=ask_to_stop), child)
 
     def _note(self, ended: Exit, child: ChildProcess) -> Exit:
         if ended.status:
-            log.warning("job %s: %s\n%s", self._held.job, ended.told, child.log_tail())
+            jobs = ", ".join(str(claim.job) for claim in self._held)
+            log.warning("jobs %s: %s\n%s", jobs, ended.told, child.log_tail())
         return ended
-
-    def _order_stop(self) -> None:
-        order = ControlRecord(op="stop", run=self._run_id)
-        with (self._workspace.out / "control.jsonl").open("a") as control:
-            control.write(order.model_dump_json() + "\n")
-
-    def _finish(self, compute: Compute, report: RunReport) -> Verdict:
-        adapter, evaluation = self._out / "adapter", None
-        if self._held.spec.data.evaluation is not None:
-            evaluating = Evaluating(self._runtime, self._held, self._supervisor, self._launcher)
-            evaluation = evaluating.run(self._folder / "evaluate", adapter, compute, Patience(self._pause))
-        self._fence.check()
-        # Uploaded before the version exists: an object without a row is waste, a version without files is a lie.
-        manifest = Patience(self._pause).insist(lambda: self._runtime.objects.put_tree(self._held.department, adapter))
-        organisation = self._runtime.settings.organisation
-        return verdicts.registered(
-            self._held, organisation=organisation, manifest=manifest, report=report, evaluation=evaluation
-        )

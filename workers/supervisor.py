@@ -43,9 +43,9 @@ class Exit:
 
 
 class Supervisor:
-    """Runs processes under one lease.
+    """Runs processes under the leases of an engine batch.
 
-    They end when the lease is lost, the worker stops, or somebody asks for the job's pause or cancellation.
+    They end when one is lost, the worker stops, or somebody asks for the end of every job: a pause, a cancellation.
     """
 
     def __init__(self, settings: Settings, fence: Fence, stop: threading.Event) -> None:
@@ -54,11 +54,7 @@ class Supervisor:
     @property
     def must_end(self) -> bool:
         """Whether what runs should come to its end."""
-        return self._fence.cancel_asked or self._must_give_back
-
-    @property
-    def _must_give_back(self) -> bool:
-        return self._stop.is_set() or self._fence.give_back_asked
+        return self._stop.is_set() or self._fence.all_asked
 
     def run(
         self,
@@ -94,11 +90,11 @@ class Supervisor:
             self._fence.check()
             if follow():
                 heard_at = time.monotonic()
-            if self._fence.cancel_asked:
+            if self._fence.all_cancelled:
                 # Nothing of it is wanted any more.
                 by = EndedBy.STOP
                 kill(child)
-            elif by is EndedBy.ITSELF and self._must_give_back:
+            elif by is EndedBy.ITSELF and self.must_end:
                 by, asked_at = EndedBy.STOP, time.monotonic()
                 ask_to_stop()
             elif by is EndedBy.STOP and time.monotonic() - asked_at > self._settings.stop_grace_s:

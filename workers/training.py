@@ -1,9 +1,11 @@
-"""The train worker's work: claim the next job, attempt it, write down how it ended."""
+"""The train worker's work: claim the next jobs, attempt them, write down how each ended."""
 
 import logging
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from domain.refusals import LeaseLost
 from runtime.wiring import Runtime
@@ -14,9 +16,9 @@ from workers.attempt import Attempt
 from workers.calibration import Calibrations
 from workers.engine_process import Launcher
 from workers.fence import Fence
-from workers.patience import Patience, StopAsked
+from workers.patience import Patience
 from workers.scratch import scratch_folder
-from workers.verdicts import Ended, Verdict
+from workers.verdicts import Verdict
 from workers.warm import WarmEngine
 
 log = logging.getLogger(__name__)
@@ -57,25 +59,32 @@ class Worker:
             )
         if held is None:
             return False
-        with Fence(self.runtime, held, claimed_at=claimed_at) as fence:
-            self._run(held, fence)
+        with Fence(self.runtime, [held], claimed_at=claimed_at) as fence:
+            self._run([held], fence)
         # Not before the lease is given back: until then an evaluation may want the memory.
         if not self.stop.is_set():
             self.warm.start()
         return True
 
-    def _run(self, held: Claim, fence: Fence) -> None:
-        log.info("job %s: claimed, epoch %d, step %d", held.job, held.epoch, held.resume.step if held.resume else 0)
+    def _run(self, held: Sequence[Claim], fence: Fence) -> None:
+        for claim in held:
+            log.info(
+                "job %s: claimed, epoch %d, step %d", claim.job, claim.epoch, claim.resume.step if claim.resume else 0
+            )
         try:
-            verdict = self._attempt(held, fence)
-            Patience(fence.pause).insist(lambda: self._write_down(held, fence, verdict))
+            for claim, verdict in self._attempt(held, fence):
+                Patience(fence.pause).insist(partial(self._write_down, claim, fence, verdict))
         except LeaseLost:
-            # Whoever holds the job now decides.
-            log.warning("job %s: epoch %d ended without the lease; nothing is written", held.job, held.epoch)
+            # Whoever holds the jobs now decides.
+            log.warning(
+                "jobs %s ended without the lease; nothing is written", ", ".join(str(each.job) for each in held)
+            )
 
-    def _attempt(self, held: Claim, fence: Fence) -> Verdict:
+    def _attempt(self, held: Sequence[Claim], fence: Fence) -> Iterator[tuple[Claim, Verdict]]:
+        """Each job with how it ended. What befalls the attempt as a whole befalls all that had not ended."""
+        left = list(held)
         try:
-            with scratch_folder(self.runtime.settings.work_dir, held.job.hex) as folder:
+            with scratch_folder(self.runtime.settings.work_dir, held[0].job.hex) as folder:
                 attempt = Attempt(
                     self.runtime,
                     held,
@@ -86,20 +95,18 @@ class Worker:
                     calibrations=self.calibrations,
                     folder=folder,
                 )
-                return attempt.run()
+                for claim, verdict in attempt.run():
+                    left.remove(claim)
+                    yield claim, verdict
         except LeaseLost:
             raise
-        except Ended as ended:
-            return ended.verdict
-        except StopAsked:
-            return verdicts.cancelled(held) if fence.cancel_asked else verdicts.released(held)
-        except Exception as error:
-            # The edge: whatever is wrong with one job, the worker goes on.
-            log.warning("job %s: the attempt failed", held.job, exc_info=error)
-            return verdicts.of_error(held, error)
+        except Exception as error:  # noqa: BLE001 - the edge: whatever is wrong with some jobs, the worker goes on
+            for claim in left:
+                yield claim, verdicts.of_error(claim, error, asked=fence.asked(claim.job))
 
     def _write_down(self, held: Claim, fence: Fence, verdict: Verdict) -> None:
         # If only the answer to a commit was lost, the next try finds the lease ended: LeaseLost, which is the truth.
         fence.check()
+        fence.let_go(held.job)
         with self.runtime.department(held.department) as session:
             verdict(session)

@@ -1,6 +1,7 @@
 """How an attempt ends in the database: each verdict is one transaction of the job's department, under its lease."""
 
 import errno
+import logging
 from collections.abc import Callable
 
 from sqlalchemy.orm import Session
@@ -9,10 +10,12 @@ from domain.digests import Manifest
 from domain.plans import FailureKind, RunFailure, RunReport
 from services import adapters, leases
 from services.adapters import EvaluationPair
-from services.leases import Claim, JobError, ResumePoint
+from services.leases import Asked, Claim, JobError, ResumePoint
 from storage.errors import DigestMismatch, ObjectMissing
-from workers.patience import AWAY
+from workers.patience import AWAY, StopAsked
 from workers.supervisor import Exit
+
+log = logging.getLogger(__name__)
 
 Verdict = Callable[[Session], object]
 
@@ -90,8 +93,13 @@ def of_exit(held: Claim, ended: Exit) -> Verdict:
     return crashed(held, ended.told)
 
 
-def of_error(held: Claim, error: Exception) -> Verdict:
-    """The worker itself could not go on."""
+def of_error(held: Claim, error: Exception, *, asked: Asked) -> Verdict:
+    """What was raised ended the attempt. Where it says nothing, the worker itself could not go on."""
+    if isinstance(error, Ended):
+        return error.verdict
+    if isinstance(error, StopAsked):
+        return cancelled(held) if asked.to_cancel else released(held)
+    log.warning("job %s: the attempt failed", held.job, exc_info=error)
     if isinstance(error, AWAY):
         return released(held)
     if isinstance(error, (ObjectMissing, DigestMismatch)):

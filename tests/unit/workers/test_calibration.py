@@ -25,7 +25,7 @@ MEASURED = (384, 5e11)
 class Held:
     """A lease that does not end."""
 
-    cancel_asked = give_back_asked = False
+    all_asked = all_cancelled = False
 
     def check(self) -> None: ...
 

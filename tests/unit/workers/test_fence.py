@@ -35,7 +35,7 @@ def refuses() -> None:
 def test_ranks_are_killed_before_the_lease_ends_when_the_database_is_away(opening: Any) -> None:
     killed = threading.Event()
     claimed_at = time.monotonic()
-    fence = Fence(runtime_whose_database(opening), HELD, claimed_at=claimed_at)
+    fence = Fence(runtime_whose_database(opening), [HELD], claimed_at=claimed_at)
     # Joined on leaving, but not for ever: the thread may hang in the database's driver.
     with fence:
         with fence.guard(killed.set):
@@ -47,7 +47,7 @@ def test_ranks_are_killed_before_the_lease_ends_when_the_database_is_away(openin
 
 def test_a_fence_that_is_lost_lets_nothing_start() -> None:
     killed = threading.Event()
-    with Fence(runtime_whose_database(refuses), HELD, claimed_at=time.monotonic() - LEASE_S) as fence:
+    with Fence(runtime_whose_database(refuses), [HELD], claimed_at=time.monotonic() - LEASE_S) as fence:
         with pytest.raises(LeaseLost):
             fence.pause(LEASE_S)
         with pytest.raises(LeaseLost), fence.guard(killed.set):
@@ -60,11 +60,11 @@ def test_renewals_keep_the_lease_and_bring_what_is_asked(monkeypatch: pytest.Mon
     cancel = Asked(to_cancel=True, to_give_back=False)
     monkeypatch.setattr("workers.fence.leases.renew", lambda *_, **__: next(answers, cancel))
     begun = time.monotonic()
-    with Fence(runtime_whose_database(object), HELD, claimed_at=begun) as fence:
-        while not fence.give_back_asked:
-            assert not fence.cancel_asked
+    with Fence(runtime_whose_database(object), [HELD], claimed_at=begun) as fence:
+        while not fence.asked(HELD.job).to_give_back:
+            assert not fence.asked(HELD.job).to_cancel
             fence.pause(0.01)
-        while not fence.cancel_asked:
+        while not fence.asked(HELD.job).to_cancel:
             fence.pause(0.01)
     # The fifth renewal: longer after the claim than an unrenewed lease would have lasted.
     assert time.monotonic() - begun > LEASE_S
@@ -77,5 +77,27 @@ def test_a_refused_renewal_kills_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("workers.fence.leases.renew", renew)
     killed = threading.Event()
     begun = time.monotonic()
-    with Fence(runtime_whose_database(object), HELD, claimed_at=begun) as fence, fence.guard(killed.set):
+    with Fence(runtime_whose_database(object), [HELD], claimed_at=begun) as fence, fence.guard(killed.set):
         assert killed.wait(LEASE_S / 2)
+
+
+def test_a_lease_that_was_let_go_may_end_and_the_others_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    other: Any = SimpleNamespace(job=uuid4(), department=uuid4())
+
+    def renew(_session: object, claim: Any, **_: object) -> Asked:
+        if claim is HELD:
+            raise LeaseLost("The lease has ended.")
+        return Asked(to_cancel=False, to_give_back=True)
+
+    monkeypatch.setattr("workers.fence.leases.renew", renew)
+    begun = time.monotonic()
+    with Fence(runtime_whose_database(object), [HELD, other], claimed_at=begun) as fence:
+        fence.let_go(HELD.job)
+        while not fence.all_asked or time.monotonic() - begun < LEASE_S:
+            fence.pause(0.01)
+    # The control: one that is still held is missed.
+    with (
+        pytest.raises(LeaseLost),
+        Fence(runtime_whose_database(object), [HELD, other], claimed_at=time.monotonic()) as fence,
+    ):
+        fence.pause(LEASE_S)
