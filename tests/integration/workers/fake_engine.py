@@ -18,6 +18,8 @@ from domain.digests import manifest_of_tree
 from domain.plans import (
     CalibratedPass,
     CalibrateReport,
+    Compute,
+    ControlRecord,
     Device,
     EngineManifest,
     FailureKind,
@@ -28,6 +30,7 @@ from domain.plans import (
     Precision,
     ProgressRecord,
     RunFailure,
+    RunPlan,
     RunReport,
     RunStopped,
     TrainPlan,
@@ -53,7 +56,9 @@ def main(arguments: list[str]) -> None:
         inspect(InspectPlan.model_validate_json(paths["plan"].read_bytes()), paths["out"])
         return
     plan = TrainPlan.model_validate_json(paths["plan"].read_bytes())
-    Training(plan, paths["inputs"], paths["out"], set(behaviour)).run()
+    runs = [Training(run, plan.compute, paths["inputs"], paths["out"], behaviour=set(behaviour)) for run in plan.runs]
+    while runs:
+        runs = [run for run in runs if run.advance()]
 
 
 def wait_for_order(inputs: Path, behaviour: list[str]) -> dict[str, Path]:
@@ -89,53 +94,65 @@ def inspect(plan: InspectPlan, out: Path) -> None:
 
 
 class Training:
-    def __init__(self, plan: TrainPlan, inputs: Path, out: Path, behaviour: set[str]) -> None:
-        (self.plan,) = plan.runs
-        self.compute, self.control, self.behaviour = plan.compute, out / "control.jsonl", behaviour
-        self.inputs, self.out = inputs / self.plan.run, out / self.plan.run
-        self.total = self.plan.spec.total_steps
-        (self.out / "checkpoints").mkdir(parents=True)
+    """One run: `advance` takes a step."""
 
-    def run(self) -> None:
+    def __init__(self, plan: RunPlan, compute: Compute, inputs: Path, out: Path, *, behaviour: set[str]) -> None:
+        self.plan, self.compute, self.control, self.behaviour = plan, compute, out / "control.jsonl", behaviour
+        self.inputs, self.out = inputs / plan.run, out / plan.run
+        self.total = plan.spec.total_steps
+        (self.out / "checkpoints").mkdir(parents=True)
         # Each step adds its number: a run that was resumed comes to the same state as one that was not.
-        step, state = self.plan.resume_step or 0, 0
-        if step and "bad_checkpoint" in self.behaviour:
+        self.step, self.state = plan.resume_step or 0, 0
+        if self.step:
+            self.state = json.loads((self.inputs / "checkpoint" / "state.json").read_text())
+
+    def advance(self) -> bool:
+        """Take a step, or end; whether there is more to do."""
+        if self.plan.resume_step and "bad_checkpoint" in self.behaviour:
             self.write("failure.json", RunFailure(kind=FailureKind.BAD_CHECKPOINT, message="It does not fit."))
-            return
-        if step:
-            state = json.loads((self.inputs / "checkpoint" / "state.json").read_text())
-        while step < self.total:
-            if self.control.exists():
-                self.checkpoint(step, state)
-                self.write("stopped.json", RunStopped(run=self.plan.run, step=step))
-                return
-            step, state = step + 1, state + step + 1
-            self.tell("train", step)
-            if "slow" in self.behaviour:
-                time.sleep(0.1)
-            if "abort_late" in self.behaviour and step == 2:
+            return False
+        if self.must_stop():
+            self.checkpoint()
+            self.write("stopped.json", RunStopped(run=self.plan.run, step=self.step))
+            return False
+        self.step, self.state = self.step + 1, self.state + self.step + 1
+        self.tell("train", self.step)
+        if "slow" in self.behaviour:
+            time.sleep(0.1)
+        if "abort_late" in self.behaviour and self.step == 2:
+            os.kill(os.getpid(), signal.SIGABRT)
+        if "non_finite" in self.behaviour:
+            failure = RunFailure(kind=FailureKind.NON_FINITE_LOSS, message="The loss is no number.", step=self.step)
+            self.write("failure.json", failure)
+            return False
+        if self.step == self.total:
+            self.finish()
+            return False
+        if self.step % self.plan.spec.checkpoint_every_steps == 0:
+            self.checkpoint()
+            if "abort_after_checkpoint" in self.behaviour:
                 os.kill(os.getpid(), signal.SIGABRT)
-            if "non_finite" in self.behaviour:
-                failure = RunFailure(kind=FailureKind.NON_FINITE_LOSS, message="The loss is no number.", step=step)
-                self.write("failure.json", failure)
-                return
-            if step % self.plan.spec.checkpoint_every_steps == 0 and step < self.total:
-                self.checkpoint(step, state)
-                if "abort_after_checkpoint" in self.behaviour:
-                    os.kill(os.getpid(), signal.SIGABRT)
-        self.finish(state)
+        return True
+
+    def must_stop(self) -> bool:
+        """Whether somebody has ordered this run's end."""
+        if not self.control.exists():
+            return False
+        orders = map(ControlRecord.model_validate_json, self.control.read_text().splitlines())
+        return any(order.op == "stop" and order.run == self.plan.run for order in orders)
 
     def tell(self, kind: str, step: int) -> None:
         record = ProgressRecord(kind=kind, run=self.plan.run, step=step, total_steps=self.total, loss=1.0)
         with (self.out / "progress.jsonl").open("a") as stream:
             stream.write(record.model_dump_json(exclude_none=True) + "\n")
 
-    def checkpoint(self, step: int, state: int) -> None:
+    def checkpoint(self) -> None:
+        step = self.step
         folder = self.out / "checkpoints" / f"step-{step:06d}"
         if step == 0 or folder.exists():
             return
         folder.mkdir()
-        (folder / "state.json").write_text(json.dumps(state))
+        (folder / "state.json").write_text(json.dumps(self.state))
         manifest = EngineManifest(
             run=self.plan.run, step=step, trained_tokens=1, supervised_tokens=1, train_s=1, spec=self.plan.spec,
             compute=self.compute, base_model_digest=self.plan.spec.base_model_digest, versions={},
@@ -146,9 +163,9 @@ class Training:
         (folder / "checkpoint.json").write_text(written)
         (folder / "COMPLETE").write_text(manifest_of_tree(folder).model_dump_json())
 
-    def finish(self, state: int) -> None:
+    def finish(self) -> None:
         (self.out / "adapter").mkdir()
-        (self.out / "adapter" / "state.json").write_text(json.dumps(state))
+        (self.out / "adapter" / "state.json").write_text(json.dumps(self.state))
         report = RunReport(
             run=self.plan.run, steps=self.total, trained_tokens=1, supervised_tokens=1, train_s=1, tokens_per_s=1,
             final_train_loss=1, validation_loss=None, validation_token_accuracy=None, trainable_parameters=1,
