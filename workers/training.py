@@ -73,12 +73,11 @@ class Worker:
             )
         try:
             for claim, verdict in self._attempt(held, fence):
-                Patience(fence.pause).insist(partial(self._write_down, claim, fence, verdict))
+                self._insist(claim, fence, verdict)
         except LeaseLost:
             # Whoever holds the jobs now decides.
-            log.warning(
-                "jobs %s ended without the lease; nothing is written", ", ".join(str(each.job) for each in held)
-            )
+            jobs = ", ".join(str(claim.job) for claim in held)
+            log.warning("jobs %s: ended without the lease; no more is written", jobs)
 
     def _attempt(self, held: Sequence[Claim], fence: Fence) -> Iterator[tuple[Claim, Verdict]]:
         """Each job with how it ended. What befalls the attempt as a whole befalls all that had not ended."""
@@ -104,8 +103,15 @@ class Worker:
             for claim in left:
                 yield claim, verdicts.of_error(claim, error, asked=fence.asked(claim.job))
 
+    def _insist(self, held: Claim, fence: Fence, verdict: Verdict) -> None:
+        try:
+            Patience(fence.pause).insist(partial(self._write_down, held, fence, verdict))
+        except LeaseLost:
+            fence.check()
+            # The others' are alive. If only the answer to a commit was lost, the next try finds this: it is the truth.
+            log.warning("job %s: epoch %d had ended already", held.job, held.epoch)
+
     def _write_down(self, held: Claim, fence: Fence, verdict: Verdict) -> None:
-        # If only the answer to a commit was lost, the next try finds the lease ended: LeaseLost, which is the truth.
         fence.check()
         fence.let_go(held.job)
         with self.runtime.department(held.department) as session:
