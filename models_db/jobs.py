@@ -1,6 +1,7 @@
 """Jobs, their events and checkpoints, and the leases under which workers run them."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -86,7 +87,7 @@ class Job(Table):
     lease_id: Mapped[UUID | None]
     epoch: Mapped[int] = mapped_column(server_default="0")
     stalls: Mapped[int] = mapped_column(server_default="0")
-    # The newest progress line: step, total_steps, loss, tokens_per_s, eta_s.
+    # The newest progress line: step, total_steps, loss, tokens_per_s, eta_s; and the epoch that told it.
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     # What the files came to under the base model's tokenizer: an InspectReport.
     inspection: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
@@ -106,13 +107,21 @@ class Lease(Table):
     id: Mapped[UuidKey]
     department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"))
     worker: Mapped[str]
-    # Devices that it keeps busy.
+    # Devices that it keeps busy, and which they are where that is known.
     ranks: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    device: Mapped[str | None]
+    # Jobs of one engine batch, each with a lease of its own on the same devices.
+    shared_by: Mapped[int] = mapped_column(SmallInteger, server_default="1")
     acquired_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime]
+    # When it was ended, or had run out before that.
     ended_at: Mapped[datetime | None]
     # finished | failed | cancelled | released | expired
     end_reason: Mapped[str | None]
+    # What an hour of one rank costs under it, from its beginning to its end.
+    price_per_gpu_hour: Mapped[Decimal] = mapped_column(server_default="0")
+    # Of the checkpoint that its run goes on from: what an earlier lease was charged with already.
+    resumed_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class JobEvent(Table):

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +76,16 @@ class Settings(BaseSettings):
     )
     prewarm: bool = Field(default=True, description="Keep an engine process that is ready for the next job.")
 
+    price_per_gpu_hour: Annotated[Decimal, Field(ge=0, decimal_places=6)] = Field(
+        default=Decimal(0), description="What an hour of one rank of this worker costs its departments."
+    )
+    price_per_gb_month: Annotated[Decimal, Field(ge=0, decimal_places=6)] = Field(
+        default=Decimal(0), description="What a month of 10^9 stored bytes costs."
+    )
+    currency: Annotated[str, Field(pattern="^[a-z]{3}$")] = Field(
+        default="usd", description="Of all prices and budgets: ISO 4217 in small letters."
+    )
+
     max_body_bytes: Annotated[int, Field(ge=1)] = Field(default=1 << 20, description="A JSON body's size.")
     max_file_bytes: Annotated[int, Field(ge=1)] = Field(default=512 << 20, description="An uploaded file's size.")
     max_base_model_file_bytes: Annotated[int, Field(ge=1)] = Field(
@@ -134,5 +145,5 @@ def hide_memory() -> None:
 
 
 def _json(payload: dict[str, object]) -> bytes:
-    import_safe = {name: str(value) if isinstance(value, Path) else value for name, value in payload.items()}
+    import_safe = {name: str(value) if isinstance(value, Path | Decimal) else value for name, value in payload.items()}
     return json.dumps(import_safe).encode()

@@ -65,7 +65,7 @@ def register(
         )
     job.trained_tokens = report.trained_tokens
     close(session, job, JobState.SUCCEEDED)
-    leases.end(session, held.lease, "finished")
+    leases.end(session, job, held.lease, "finished", report=report)
     tell(session, job, f"New fine-tuned model created: {version.model_name}")
     tell(session, job, "The job has successfully completed.")
     _record(session, job, version)

@@ -16,13 +16,15 @@ from domain import access
 from domain.audit import AuditEvent, Outcome
 from domain.digests import Manifest
 from domain.jobs import MAX_STALLS, JobState, check_transition
+from domain.plans import RunReport
 from domain.refusals import LeaseLost
 from domain.runs import RunSpec
+from domain.usage import UNCHARGED, Rate
 from models_db.base_models import BaseModel
 from models_db.departments import Department
 from models_db.jobs import Job, JobCheckpoint, Lease
 from models_db.sessions import enter_department, take_lock
-from services import audit
+from services import audit, usage
 from services.base_models import manifest_of
 from services.jobs import close, pause, queue, tell
 
@@ -35,6 +37,8 @@ class ResumePoint:
     epoch: int
     step: int
     manifest: Manifest
+    # What the run had trained on by then; None where it was not told.
+    trained_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ class Asked(NamedTuple):
     to_give_back: bool
 
 
-def claim_next(session: Session, *, worker: str, lease_s: float, half_life_s: float, ranks: int = 1) -> Claim | None:
+def claim_next(
+    session: Session, *, worker: str, lease_s: float, half_life_s: float, rate: Rate = UNCHARGED
+) -> Claim | None:
     """Take the first job of the fair order, in a platform session, which from then on is that job's department's.
 
     None where nobody waits. half_life_s: in which a department's use counts for half.
@@ -79,7 +85,7 @@ def claim_next(session: Session, *, worker: str, lease_s: float, half_life_s: fl
     take_lock(session, "claims")
     for job, department in _candidates(session, half_life_s):
         enter_department(session, department)
-        if (held := claim(session, job, worker=worker, lease_s=lease_s, ranks=ranks)) is not None:
+        if (held := claim(session, job, worker=worker, lease_s=lease_s, rate=rate)) is not None:
             return held
     return None
 
@@ -93,14 +99,18 @@ def _candidates(session: Session, half_life_s: float, limit: int = 20) -> Sequen
     return [(row.job_id, row.department_id) for row in rows]
 
 
-def claim(session: Session, job: UUID, *, worker: str, lease_s: float, ranks: int = 1) -> Claim | None:
-    """Take one queued job in its department's session; None where another worker has it or it no longer waits."""
+def claim(session: Session, job: UUID, *, worker: str, lease_s: float, rate: Rate = UNCHARGED) -> Claim | None:
+    """Take one queued job in its department's session; None where another worker has it or it no longer waits.
+
+    rate: what the lease is charged by; nothing where none is given.
+    """
     found = session.scalars(
         select(Job).where(Job.id == job, Job.state == JobState.QUEUED).with_for_update(skip_locked=True)
     ).one_or_none()
     if found is None:
         return None
-    lease = Lease(department_id=found.department_id, worker=worker, ranks=ranks, expires_at=_in(session, lease_s))
+    resume = _newest_checkpoint(session, job)
+    lease = _lease_of(session, found, resume, worker=worker, lease_s=lease_s, rate=rate)
     session.add(lease)
     session.flush()
     check_transition(JobState(found.state), JobState.RUNNING)
@@ -109,7 +119,6 @@ def claim(session: Session, job: UUID, *, worker: str, lease_s: float, ranks: in
     found.stalls += 1
     found.started_at = found.started_at or lease.acquired_at
     session.execute(update(Department).where(Department.id == found.department_id).values(served_at=func.now()))
-    resume = _newest_checkpoint(session, job)
     tell(session, found, f"The job is running{f', from step {resume.step}' if resume else ''}.")
     audit.record(
         session,
@@ -130,6 +139,32 @@ def claim(session: Session, job: UUID, *, worker: str, lease_s: float, ranks: in
     )
 
 
+def _lease_of(
+    session: Session, job: Job, resume: ResumePoint | None, *, worker: str, lease_s: float, rate: Rate
+) -> Lease:
+    # A run keeps the ranks it began with, whatever this worker's settings are.
+    ranks = usage.ranks_before(session, job.id) if resume else None
+    return Lease(
+        department_id=job.department_id,
+        worker=worker,
+        expires_at=_in(session, lease_s),
+        ranks=ranks or rate.ranks,
+        device=rate.device,
+        shared_by=rate.shared_by,
+        price_per_gpu_hour=rate.price_per_gpu_hour,
+        resumed_tokens=_tokens_at(job, resume),
+    )
+
+
+def _tokens_at(job: Job, resume: ResumePoint | None) -> int:
+    if resume is None:
+        return 0
+    if resume.trained_tokens is not None:
+        return resume.trained_tokens
+    told: int = (job.progress or {}).get("trained_tokens", 0)
+    return told
+
+
 def _in(session: Session, seconds: float) -> datetime:
     later: datetime = session.execute(
         text("SELECT clock_timestamp() + make_interval(secs => :seconds)"), {"seconds": seconds}
@@ -147,7 +182,13 @@ def _newest_checkpoint(session: Session, job: UUID) -> ResumePoint | None:
     if found is None:
         return None
     manifest = Manifest.model_validate(found.manifest, strict=False)
-    return ResumePoint(checkpoint=found.id, epoch=found.epoch, step=found.step, manifest=manifest)
+    return ResumePoint(
+        checkpoint=found.id,
+        epoch=found.epoch,
+        step=found.step,
+        manifest=manifest,
+        trained_tokens=found.metrics.get("trained_tokens"),
+    )
 
 
 def renew(session: Session, held: Claim, *, lease_s: float) -> Asked:
@@ -196,7 +237,7 @@ def record_progress(
 ) -> None:
     """Keep the newest progress on the job, and each of `events` (metrics) as a line of its story."""
     job = hold(session, held)
-    job.progress = dict(progress)
+    job.progress = dict(progress) | {"epoch": held.epoch}
     for event in events:
         tell(session, job, _metrics_line(event), data=event)
 
@@ -245,7 +286,9 @@ def reject_checkpoint(session: Session, held: Claim, resume: ResumePoint) -> Res
         outcome=Outcome.FAILURE,
         details={"step": resume.step, "digest": resume.manifest.digest},
     )
-    return _newest_checkpoint(session, job.id)
+    earlier = _newest_checkpoint(session, job.id)
+    session.execute(update(Lease).where(Lease.id == held.lease).values(resumed_tokens=_tokens_at(job, earlier)))
+    return earlier
 
 
 def release(session: Session, held: Claim) -> None:
@@ -266,7 +309,7 @@ def _requeue(session: Session, job: Job, lease: UUID, reason: str) -> None:
     if job.cancel_requested_at is not None:
         _cancel(session, job, lease)
         return
-    end(session, lease, reason)
+    end(session, job, lease, reason)
     job.preempt_requested_at = None
     if job.pause_requested_at is not None:
         pause(session, access.system(job.department_id), job)
@@ -275,9 +318,22 @@ def _requeue(session: Session, job: Job, lease: UUID, reason: str) -> None:
     tell(session, job, "The job waits for a worker again.")
 
 
-def end(session: Session, lease: UUID, reason: str) -> None:
-    """End a lease; renewing it fails from now on."""
-    session.execute(update(Lease).where(Lease.id == lease).values(ended_at=func.now(), end_reason=reason))
+def end(session: Session, job: Job, lease: UUID, reason: str, *, report: RunReport | None = None) -> None:
+    """End a lease of its locked job and record what it took; renewing it fails from now on. Every end comes by here.
+
+    report: of the run, where it finished.
+    """
+    # A lost worker has let go of its devices by the end of its lease, however late that is noticed.
+    ended_at = func.least(func.clock_timestamp(), Lease.expires_at)
+    ended = session.execute(
+        update(Lease)
+        .where(Lease.id == lease, Lease.ended_at.is_(None))
+        .values(ended_at=ended_at, end_reason=reason)
+        .returning(Lease.ended_at)
+    ).one_or_none()
+    if ended is not None:
+        taken = session.get_one(Lease, lease)
+        usage.charge(session, job, taken, ended_at=ended.ended_at, reason=reason, report=report)
 
 
 def retry_or_fail(session: Session, held: Claim, error: JobError) -> None:
@@ -298,7 +354,7 @@ def fail(session: Session, held: Claim, error: JobError) -> None:
 def _fail(session: Session, job: Job, lease: UUID, error: JobError) -> None:
     job.error = dict(error.as_dict())
     close(session, job, JobState.FAILED)
-    end(session, lease, "failed")
+    end(session, job, lease, "failed")
     tell(session, job, error.message, level="error")
     audit.record(
         session,
@@ -318,7 +374,7 @@ def cancel(session: Session, held: Claim) -> None:
 
 def _cancel(session: Session, job: Job, lease: UUID) -> None:
     close(session, job, JobState.CANCELLED)
-    end(session, lease, "cancelled")
+    end(session, job, lease, "cancelled")
     tell(session, job, "The job was cancelled.")
     audit.record(
         session,

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from domain.plans import Device
 from domain.refusals import LeaseLost
+from domain.usage import Rate
 from runtime.wiring import Runtime
 from services import leases
 from services.leases import Claim
@@ -53,7 +55,7 @@ class Worker:
             held = leases.claim_next(
                 session,
                 worker=self.name,
-                ranks=settings.ranks,
+                rate=self._rate,
                 lease_s=settings.lease_s,
                 half_life_s=settings.fair_share_half_life_s,
             )
@@ -65,6 +67,12 @@ class Worker:
         if not self.stop.is_set():
             self.warm.start()
         return True
+
+    @property
+    def _rate(self) -> Rate:
+        settings = self.runtime.settings
+        device = None if settings.device is Device.AUTO else settings.device.value
+        return Rate(ranks=settings.ranks, device=device, price_per_gpu_hour=settings.price_per_gpu_hour)
 
     def _run(self, held: Sequence[Claim], fence: Fence) -> None:
         for claim in held:

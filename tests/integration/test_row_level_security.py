@@ -28,6 +28,7 @@ from models_db.departments import ApiKey, Department, Membership, ServiceAccount
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.tables import DEPARTMENT_TABLES, Table
+from models_db.usage import UsageRecord
 from runtime import migrations
 from runtime.embedded import EmbeddedServices
 from services import audit
@@ -151,6 +152,12 @@ def _furnish(app: Engine, name: str) -> UUID:
                     department_id=department, version_id=version.id, file_id=file.id, base_report={},
                     adapter_report={},
                 ),
+                UsageRecord(
+                    department_id=department, job_id=job.id, lease_id=lease.id, epoch=1, end_reason="released",
+                    submitted_by=user.id, submitted_by_type="user", base_model_id=base_model.id, worker="worker-1",
+                    ranks=1, shared_by=1, started_at=func.now(), ended_at=func.now(), gpu_seconds=0, trained_tokens=0,
+                    price_per_gpu_hour=0, amount=0,
+                ),
             ]
         )  # fmt: skip
         audit.record(session, access.system(department), AuditEvent.JOB_SUBMITTED, resource=("job", job.id))
@@ -240,7 +247,17 @@ def test_a_row_cannot_refer_to_another_departments(
 def test_every_kind_of_reference_is_tried() -> None:
     assert {table for table, _column, _referred in REFERENCES} == {
         "adapter_versions", "aliases", "api_keys", "evaluations", "job_checkpoints", "job_events", "jobs",
+        "usage_records",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", ["UPDATE usage_records SET amount = 0", "DELETE FROM usage_records"])
+def test_what_was_used_is_written_once(furnished: Furnished, statement: str) -> None:
+    with (
+        pytest.raises(ProgrammingError, match="permission denied"),
+        furnished.department(furnished.ours) as session,
+    ):
+        session.execute(text(statement))
 
 
 # --- the connection ---------------------------------------------------------------------------------------------------
