@@ -12,7 +12,16 @@ from starlette.exceptions import HTTPException
 
 from api.denials import record_denial
 from domain.parsing import refusal_of
-from domain.refusals import ArtifactMissing, Conflict, Denied, ForeignDepartment, OverQuota, Refusal, Unauthenticated
+from domain.refusals import (
+    ArtifactMissing,
+    Conflict,
+    Denied,
+    ForeignDepartment,
+    OverQuota,
+    QuotaSpent,
+    Refusal,
+    Unauthenticated,
+)
 from storage.errors import DigestMismatch, ObjectMissing, StorageUnavailable
 
 log = logging.getLogger(__name__)
@@ -87,7 +96,8 @@ def answer(
 
 def refused(refusal: Refusal) -> JSONResponse:
     """The answer to a refusal. The client repeats 409 and 429 by itself unless it is told not to."""
-    headers = {} if refusal.status == _TOO_MANY else {"x-should-retry": "false"}
+    may_pass = refusal.status == _TOO_MANY and not isinstance(refusal, QuotaSpent)
+    headers = {} if may_pass else {"x-should-retry": "false"}
     if isinstance(refusal, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     return answer(

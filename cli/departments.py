@@ -1,15 +1,41 @@
 """`tsugiki departments`."""
 
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
 import typer
 
-from cli.output import Column, when
+from cli.connection import JsonObject
+from cli.output import Column, number, size, when
 from cli.session import Session
 
 app = typer.Typer(help="Departments: the tenants, each with its own people, files, jobs and adapters.")
 
 COLUMNS = (Column("name", "name"), Column("id", "id"), Column("created", lambda item: when(item["created_at"])))
+NO_LIMIT = "none"
+
+
+def _of(limit: str, have: str, shown: Callable[[float], str] = str) -> Callable[[JsonObject], str]:
+    """`3 of 10`: what there is, and how much of it there may be."""
+
+    def told(item: JsonObject) -> str:
+        most = item[limit]
+        return f"{shown(item['in_use'][have])} of {NO_LIMIT if most is None else shown(most)}"
+
+    return told
+
+
+LIMIT_COLUMNS = (
+    Column("running jobs", _of("max_running_jobs", "running_jobs")),
+    Column("unfinished jobs", _of("max_unfinished_jobs", "unfinished_jobs")),
+    Column("GPU-hours this month", _of("max_gpu_hours", "gpu_hours", lambda hours: number(hours, digits=2))),
+    Column("storage", _of("max_storage_bytes", "storage_bytes", size)),
+    Column("spent this month", _of("monthly_budget", "amount", lambda amount: number(amount, digits=2))),
+    Column("currency", "currency"),
+    Column("month ends", lambda item: when(item["month_ends_at"])),
+    Column("warned of its budget", lambda item: when(item["budget_warned_at"])),
+)
 
 
 @app.command()
@@ -34,3 +60,42 @@ def show(context: typer.Context, department: Annotated[str, typer.Argument(help=
     """Show one department."""
     session = Session.of(context)
     session.output.one(session.connection.get("organization", "projects", session.department_id(department)), COLUMNS)
+
+
+@app.command()
+def limits(
+    context: typer.Context,
+    department: Annotated[str, typer.Argument(help="Name or id.")],
+    *,
+    max_running_jobs: Annotated[str | None, typer.Option(help="Jobs that run at a time.")] = None,
+    max_unfinished_jobs: Annotated[str | None, typer.Option(help="Jobs that are not finished, at a time.")] = None,
+    max_gpu_hours: Annotated[str | None, typer.Option(help="GPU-hours of a calendar month.")] = None,
+    max_storage_bytes: Annotated[str | None, typer.Option(help="Bytes kept.")] = None,
+    monthly_budget: Annotated[str | None, typer.Option(help="What a calendar month may cost.")] = None,
+) -> None:
+    """Show what a department may use and has used. With options, set limits, the operator's to do; `none` lifts one."""
+    session = Session.of(context)
+    asked = {
+        "max_running_jobs": max_running_jobs,
+        "max_unfinished_jobs": max_unfinished_jobs,
+        "max_gpu_hours": max_gpu_hours,
+        "max_storage_bytes": max_storage_bytes,
+        "monthly_budget": monthly_budget,
+    }
+    changes = {name: _limit(name, value) for name, value in asked.items() if value is not None}
+    path = ("organization", "projects", session.department_id(department), "limits")
+    connection = session.connection
+    found = connection.post(*path, body=changes) if changes else connection.get(*path)
+    session.output.one(found, LIMIT_COLUMNS)
+
+
+def _limit(name: str, value: str) -> float | None:
+    if value == NO_LIMIT:
+        return None
+    try:
+        wanted = Decimal(value)
+    except InvalidOperation:
+        wanted = Decimal("nan")
+    if not wanted.is_finite():
+        raise typer.BadParameter(f"a number, or {NO_LIMIT}", param_hint=f"--{name.replace('_', '-')}")
+    return int(wanted) if wanted == wanted.to_integral_value() else float(wanted)

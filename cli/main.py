@@ -22,6 +22,7 @@ from cli import (
     members,
     service,
     service_accounts,
+    usage,
     users,
 )
 from cli.connection import JsonObject, Refused, Unreachable
@@ -127,6 +128,7 @@ for name, noun in NOUNS.items():
     app.add_typer(noun, name=name, no_args_is_help=True)
 app.command()(lineage.lineage)
 app.command()(audit.audit)
+app.command()(usage.usage)
 for start in (service.up, service.api, service.worker, service.beat, service.migrate):
     app.command(rich_help_panel=SERVICE)(start)
 

@@ -44,6 +44,9 @@ class Permission(StrEnum):
     DEPARTMENT_CREATE = "department.create"
     DEPARTMENT_LIST = "department.list"
     DEPARTMENT_READ = "department.read"
+    QUOTA_READ = "quota.read"
+    QUOTA_SET = "quota.set"
+    USAGE_READ = "usage.read"
     MEMBER_READ = "member.read"
     MEMBER_MANAGE = "member.manage"
     MEMBER_NAME_FIRST_ADMIN = "member.name_first_admin"
@@ -78,6 +81,9 @@ MATRIX: dict[Permission, frozenset[Role]] = {
     Permission.DEPARTMENT_CREATE: frozenset({_P}),
     Permission.DEPARTMENT_LIST: frozenset({_P, _A}),
     Permission.DEPARTMENT_READ: frozenset(Role),
+    Permission.QUOTA_READ: frozenset({_TA, _P, _A}),
+    Permission.QUOTA_SET: frozenset({_P}),
+    Permission.USAGE_READ: frozenset({_TA, _P, _A}),
     Permission.MEMBER_READ: frozenset({_TA, _P, _A}),
     Permission.MEMBER_MANAGE: frozenset({_TA}),
     Permission.MEMBER_NAME_FIRST_ADMIN: frozenset({_TA, _P}),

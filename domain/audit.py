@@ -8,6 +8,8 @@ class AuditEvent(StrEnum):
 
     ACCESS_DENIED = "access.denied"
     DEPARTMENT_CREATED = "department.created"
+    QUOTA_CHANGED = "quota.changed"
+    BUDGET_WARNED = "budget.warned"
     USER_CREATED = "user.created"
     MEMBER_ADDED = "member.added"
     MEMBER_CHANGED = "member.changed"

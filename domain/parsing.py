@@ -43,6 +43,7 @@ _SENTENCES: Mapping[str, str] = {
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "float_parsing": "must be a number",
+    "decimal_max_places": "must have at most {decimal_places} decimals",
     "string_type": "must be a string",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
@@ -84,4 +85,6 @@ def _finding(error: Mapping[str, Any]) -> tuple[type[Invalid], str, str]:
 
 
 def _is_branch(part: Any) -> bool:
-    return isinstance(part, str) and ("[" in part or part in {"int", "float", "str", "constrained-int"})
+    # A name that ends in [] is a parameter's: `group_by[]`.
+    is_typed = isinstance(part, str) and "[" in part and not part.endswith("[]")
+    return is_typed or part in {"int", "float", "str", "constrained-int"}

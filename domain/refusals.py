@@ -218,6 +218,12 @@ class ArtifactMissing(Conflict):
     code = "artifact_missing"
 
 
+class QuotaSpent(OverQuota):
+    """A limit that asking again does not lift: a month's, or that of storage."""
+
+    code = "insufficient_quota"
+
+
 class LeaseLost(Conflict):
     """The worker's lease has ended; whoever holds the job now decides. Touch nothing."""
 

@@ -1,9 +1,19 @@
 """Departments, their people, and the accounts and keys that act for them."""
 
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models_db.base import CreatedAt, Table, UuidKey
@@ -13,7 +23,14 @@ class Department(Table):
     """A tenant. The OpenAI client calls it a project."""
 
     __tablename__ = "departments"
-    __table_args__ = (CheckConstraint("weight > 0", name="weight"),)
+    __table_args__ = (
+        CheckConstraint("weight > 0", name="weight"),
+        # least() passes over NULL.
+        CheckConstraint(
+            "least(max_running_jobs, max_unfinished_jobs, max_gpu_hours, max_storage_bytes, monthly_budget) >= 0",
+            name="limits",
+        ),
+    )
 
     id: Mapped[UuidKey]
     name: Mapped[str] = mapped_column(unique=True)
@@ -24,6 +41,15 @@ class Department(Table):
     weight: Mapped[float] = mapped_column(server_default="1")
     # Whether its more urgent jobs may take the place of its running ones.
     preempts: Mapped[bool] = mapped_column(server_default=text("false"))
+    # What it may use at most. NULL: the installation's default of unfinished jobs; no limit of anything else.
+    max_running_jobs: Mapped[int | None]
+    max_unfinished_jobs: Mapped[int | None]
+    # Of a calendar month, UTC, as the budget is.
+    max_gpu_hours: Mapped[Decimal | None]
+    max_storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    monthly_budget: Mapped[Decimal | None]
+    # When it was last told that its budget draws to an end.
+    budget_warned_at: Mapped[datetime | None]
 
 
 class User(Table):

@@ -7,7 +7,7 @@ from models_db.base_models import BaseModel, BaseModelFile
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
-from models_db.usage import UsageRecord
+from models_db.usage import StorageSample, UsageRecord
 
 __all__ = [
     "Adapter",
@@ -27,6 +27,7 @@ __all__ = [
     "LineageEdge",
     "Membership",
     "ServiceAccount",
+    "StorageSample",
     "Table",
     "UsageRecord",
     "User",
@@ -36,5 +37,5 @@ __all__ = [
 DEPARTMENT_TABLES = (
     "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "departments", "evaluations", "files",
     "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges", "memberships", "service_accounts",
-    "usage_records",
+    "storage_samples", "usage_records",
 )  # fmt: skip

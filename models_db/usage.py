@@ -1,19 +1,20 @@
-"""What departments have used: a row for every lease that ended, written once and never changed."""
+"""What departments have used: every lease that ended, and what was stored day by day. Written once, never changed."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models_db.base import Table, UuidKey
+from models_db.base import CreatedAt, Table, UuidKey
 
 
 class UsageRecord(Table):
     """What one lease of a job took, whatever ended it. It counts on the day, and in the month, in which it ended.
 
-    gpu_seconds are the seconds of all ranks together, on whatever device. trained_tokens are those of this lease alone.
+    gpu_seconds are the seconds of all ranks together, on whatever device, and of a batch's ranks the job's part.
+    trained_tokens are those of this lease alone.
     """
 
     __tablename__ = "usage_records"
@@ -51,3 +52,18 @@ class UsageRecord(Table):
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     price_per_gpu_hour: Mapped[Decimal]
     amount: Mapped[Decimal]
+
+
+class StorageSample(Table):
+    """What a department stored on a day (UTC), and what that day of it costs."""
+
+    __tablename__ = "storage_samples"
+
+    department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    file_bytes: Mapped[int] = mapped_column(BigInteger)
+    version_bytes: Mapped[int] = mapped_column(BigInteger)
+    checkpoint_bytes: Mapped[int] = mapped_column(BigInteger)
+    price_per_gb_month: Mapped[Decimal]
+    amount: Mapped[Decimal]
+    taken_at: Mapped[CreatedAt]

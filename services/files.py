@@ -17,6 +17,7 @@ from models_db.jobs import Job
 from models_db.sessions import take_lock
 from services import audit
 from services.cursors import known_cursor
+from services.limits import check_storage
 
 
 def register(
@@ -29,8 +30,12 @@ def register(
     size_bytes: int,
     rows: RowsReport | None,
 ) -> File:
-    """Enter an uploaded file. Its bytes are in storage already: a row without its object would be a lie."""
+    """Enter an uploaded file. Its bytes are in storage already: a row without its object would be a lie.
+
+    Raises QuotaSpent.
+    """
     require(principal, Permission.FILE_UPLOAD)
+    check_storage(session, digest, size_bytes)
     _lock_bytes(session, principal.department, digest)
     file = File(
         department_id=principal.department,
@@ -52,6 +57,12 @@ def register(
         details={"digest": digest, "bytes": size_bytes, "rows": file.rows},
     )
     return file
+
+
+def check_room(session: Session, principal: Principal, digest: Digest, size_bytes: int) -> None:
+    """Raise QuotaSpent where `register` would: before the bytes are stored, and not after."""
+    require(principal, Permission.FILE_UPLOAD)
+    check_storage(session, digest, size_bytes)
 
 
 def get(session: Session, principal: Principal, file: UUID) -> File:

@@ -14,13 +14,14 @@ from domain.audit import AuditEvent
 from domain.ids import IdKind
 from domain.job_requests import FileFacts, JobRequest, resolve
 from domain.jobs import TERMINAL, JobState, check_transition
-from domain.refusals import Conflict, Invalid, NotFound, OverQuota, UnknownFile
+from domain.refusals import Conflict, Invalid, NotFound, UnknownFile
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent
 from models_db.sessions import take_lock
 from services import audit, base_models
 from services.cursors import known_cursor
 from services.doorbell import nudge
+from services.limits import LimitDefaults, against_submit
 
 # A client that got no answer asks again within this time (the OpenAI client's longest backoff is 8 s, twice).
 RETRY_WINDOW_S = 60
@@ -28,10 +29,12 @@ RETRY_WINDOW_S = 60
 
 @dataclass(frozen=True)
 class JobLimits:
-    """What one department may ask for, and what one job may be."""
+    """What a department may ask for that has no limit of its own, and what one job may be."""
 
     max_unfinished_jobs: int
     max_total_steps: int
+    # Of the budget.
+    currency: str = "usd"
 
 
 def submit(
@@ -47,7 +50,8 @@ def submit(
     take_lock(session, f"submits of {principal.department}")
     if is_retry and (earlier := _earlier(session, principal, _sha256_of(request))):
         return earlier
-    _check_quota(session, limits)
+    for refusal in against_submit(session, LimitDefaults(limits.max_unfinished_jobs, limits.currency)):
+        raise refusal
     job = _job_of(session, principal, request, seed=seed, max_total_steps=limits.max_total_steps)
     session.add(job)
     session.flush()
@@ -117,15 +121,6 @@ def _earlier(session: Session, principal: Principal, request_sha256: str) -> Job
         .order_by(Job.id.desc())
         .limit(1)
     ).one_or_none()
-
-
-def _check_quota(session: Session, limits: JobLimits) -> None:
-    unfinished = session.scalar(select(func.count()).select_from(Job).where(Job.state.not_in(TERMINAL))) or 0
-    if unfinished >= limits.max_unfinished_jobs:
-        raise OverQuota(
-            f"The department has {unfinished} unfinished jobs; its limit is {limits.max_unfinished_jobs}."
-            " Wait for one to finish, or cancel one."
-        )
 
 
 def _rows_file(session: Session, file_id: str, param: str) -> File:

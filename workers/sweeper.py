@@ -1,6 +1,6 @@
 """What makes the queue dispensable: leases that ran out are ended, and waiting jobs are rung for again.
 
-And what makes room for urgent jobs.
+And what makes room for urgent jobs; and, last, the departments' accounts.
 """
 
 import logging
@@ -12,6 +12,7 @@ from runtime.queue import ring_again
 from runtime.wiring import Runtime
 from services import leases
 from services.doorbell import Nudge
+from workers.accounts import keep_accounts
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def sweep(runtime: Runtime) -> None:
     with runtime.platform() as session:
         waiting = leases.to_nudge(session, runtime.settings.nudge_after_s)
     ring_again(runtime.queue, [Nudge(job=job, state=state) for job, state in waiting])
+    keep_accounts(runtime)
 
 
 def _preempt(runtime: Runtime) -> None:

@@ -8,16 +8,19 @@ from api.routes import (
     files,
     jobs,
     keys,
+    limits,
     lineage,
     members,
     models,
     principals,
     service_accounts,
+    usage,
     users,
 )
 
 # In the order in which the OpenAPI document shows them.
 ROUTERS = (
     principals.router, models.router, base_models.router, files.router, jobs.router, adapters.router, lineage.router,
-    departments.router, users.router, members.router, service_accounts.router, keys.router, audit.router,
+    departments.router, users.router, members.router, service_accounts.router, keys.router, limits.router,
+    usage.router, audit.router,
 )  # fmt: skip

@@ -63,6 +63,8 @@ def create(caller: Authenticated, form: Annotated[Form, Depends(_received)]) -> 
     _check_fields(form)
     spool, filename = form.spool, form.filename or ""
     report = check_rows(spool.stream, filename)
+    with caller.in_department() as session:
+        files.check_room(session, caller.principal, spool.digest, spool.size_bytes)
     # Stored before the row exists: an object without a row is waste; a row without its object is a lie.
     _store(caller, spool)
     with caller.in_department() as session:

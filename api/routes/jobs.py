@@ -53,7 +53,9 @@ def create(caller: Authenticated, request: Request, wanted: Annotated[JobRequest
             caller.principal,
             wanted,
             limits=JobLimits(
-                max_unfinished_jobs=settings.max_unfinished_jobs, max_total_steps=settings.max_total_steps
+                max_unfinished_jobs=settings.max_unfinished_jobs,
+                max_total_steps=settings.max_total_steps,
+                currency=settings.currency,
             ),
             seed=secrets.randbelow(2**31),
             is_retry=request.headers.get("x-stainless-retry-count", "0") != "0",

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
@@ -28,7 +29,7 @@ from models_db.departments import ApiKey, Department, Membership, ServiceAccount
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.tables import DEPARTMENT_TABLES, Table
-from models_db.usage import UsageRecord
+from models_db.usage import StorageSample, UsageRecord
 from runtime import migrations
 from runtime.embedded import EmbeddedServices
 from services import audit
@@ -38,12 +39,15 @@ DEFINER_FUNCTIONS = {
     "audit_append",
     "authenticate_key",
     "claimable_jobs",
+    "departments_to_sample",
+    "departments_to_warn",
     "expired_leases",
     "job_department",
     "jobs_to_nudge",
     "list_departments",
     "preemptable_jobs",
     "touch_key",
+    "usage_of_all_departments",
 }
 # (table, column, table referred to), for every reference between two departments' tables.
 REFERENCES = sorted(
@@ -158,6 +162,10 @@ def _furnish(app: Engine, name: str) -> UUID:
                     ranks=1, shared_by=1, started_at=func.now(), ended_at=func.now(), gpu_seconds=0, trained_tokens=0,
                     price_per_gpu_hour=0, amount=0,
                 ),
+                StorageSample(
+                    department_id=department, day=date(2026, 11, 25), file_bytes=2, version_bytes=0,
+                    checkpoint_bytes=0, price_per_gb_month=0, amount=0,
+                ),
             ]
         )  # fmt: skip
         audit.record(session, access.system(department), AuditEvent.JOB_SUBMITTED, resource=("job", job.id))
@@ -251,13 +259,14 @@ def test_every_kind_of_reference_is_tried() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("statement", ["UPDATE usage_records SET amount = 0", "DELETE FROM usage_records"])
-def test_what_was_used_is_written_once(furnished: Furnished, statement: str) -> None:
+@pytest.mark.parametrize("statement", ["UPDATE {} SET amount = 0", "DELETE FROM {}"])
+@pytest.mark.parametrize("table", ["storage_samples", "usage_records"])
+def test_what_was_used_is_written_once(furnished: Furnished, table: str, statement: str) -> None:
     with (
         pytest.raises(ProgrammingError, match="permission denied"),
         furnished.department(furnished.ours) as session,
     ):
-        session.execute(text(statement))
+        session.execute(text(statement.format(table)))
 
 
 # --- the connection ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """One test over every route of the OpenAPI document: another department's id answers as one that nobody has."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import uuid4
@@ -17,6 +18,7 @@ WITHOUT_ID = {
     "GET /v1/me", "GET /v1/models", "GET /v1/files", "POST /v1/files", "GET /v1/fine_tuning/jobs",
     "POST /v1/fine_tuning/jobs", "GET /v1/adapters", "GET /v1/organization/projects", "POST /v1/organization/projects",
     "GET /v1/organization/users", "POST /v1/organization/users", "GET /v1/organization/audit_logs",
+    "GET /v1/organization/costs", "GET /v1/usage",
 }  # fmt: skip
 # Base models are the organisation's: every department sees all of them, and none may change one.
 SHARED = {
@@ -28,6 +30,12 @@ BODILESS = ("/cancel", "/pause", "/resume")
 BODIES: dict[str, dict[str, object]] = {
     "POST /v1/organization/projects/{project_id}/users/{user_id}": {"role": "member"},
     "POST /v1/organization/projects/{project_id}/service_accounts": {"name": "robot"},
+    "POST /v1/organization/projects/{project_id}/limits": {"max_running_jobs": 1},
+    "POST /v1/organization/projects/{project_id}/spend_limit": {
+        "currency": "USD",
+        "interval": "month",
+        "threshold_amount": 1,
+    },
 }
 
 
@@ -178,7 +186,9 @@ def test_lists_and_filters_show_nothing_of_theirs(neighbours: Neighbours) -> Non
                  f"/organization/projects/{neighbours.ours.department.id}/users",
                  f"/organization/projects/{neighbours.ours.department.id}/api_keys",
                  f"/organization/projects/{neighbours.ours.department.id}/service_accounts",
-                 "/organization/audit_logs?limit=100"):  # fmt: skip
+                 "/organization/audit_logs?limit=100", "/usage?group_by[]=department&group_by[]=user&group_by[]=job",
+                 f"/organization/costs?start_time={int(time.time())}&group_by[]=project_id",
+                 f"/organization/costs?start_time={int(time.time())}&group_by[]=user_id"):  # fmt: skip
         answer = neighbours.caller.get(path)
         assert answer.is_success, path
         assert not [found for found in theirs if found in answer.text], path
