@@ -8,10 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.plans import Device, Precision, Quantisation
+from runtime.failpoints import checked_armings
 
 # Where a process finds its settings when they were handed over in an inherited file, not in the environment:
 # a worker's ranks could read their parent's environment.
@@ -95,6 +96,9 @@ class Settings(BaseSettings):
     max_total_steps: Annotated[int, Field(ge=1)] = Field(default=100_000, description="Optimiser steps of one job.")
     max_training_tokens: Annotated[int, Field(ge=1)] = Field(
         default=1_000_000_000, description="Tokens of one job, over all its epochs."
+    )
+    failpoints: Annotated[str | None, AfterValidator(checked_armings)] = Field(
+        default=None, description="Points at which this process fails on purpose; for tests of faults only."
     )
 
 

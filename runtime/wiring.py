@@ -9,7 +9,9 @@ from celery import Celery
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from domain.failpoints import FailPoint, failpoint
 from models_db import sessions
+from runtime import failpoints
 from runtime.queue import celery_app, ring
 from runtime.settings import Settings
 from services.doorbell import take_nudges
@@ -43,6 +45,7 @@ class Runtime:
             yield session
         # Only after the commit: a nudge for a row that is not there yet would be lost.
         for nudge in take_nudges(session):
+            failpoint(FailPoint.RING_BEFORE)
             ring(self.queue, nudge)
 
     def close(self) -> None:
@@ -53,6 +56,7 @@ class Runtime:
 
 def build(settings: Settings) -> Runtime:
     """Wire a process. Nothing connects yet; whatever is down shows at first use."""
+    failpoints.install(settings.failpoints)
     return Runtime(
         settings=settings,
         database=sessions.connect(settings.database_url.get_secret_value()),

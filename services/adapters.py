@@ -13,6 +13,7 @@ from domain.access import Permission, Principal, require
 from domain.adapters import LATEST, VersionState, model_name
 from domain.audit import AuditEvent
 from domain.digests import Manifest
+from domain.failpoints import FailPoint, failpoint
 from domain.jobs import JobState
 from domain.plans import EvaluationReport, RunReport
 from domain.refusals import Denied, NotFound
@@ -69,6 +70,7 @@ def register(
     tell(session, job, f"New fine-tuned model created: {version.model_name}")
     tell(session, job, "The job has successfully completed.")
     _record(session, job, version)
+    failpoint(FailPoint.FINISH_IN_TX)
     return version
 
 
@@ -95,8 +97,11 @@ def _next_version(
         created_by=job.submitted_by,
     )
     adapter.next_number += 1
+    session.flush()
+    failpoint(FailPoint.FINISH_NUMBERED)
     session.add(version)
     session.flush()
+    failpoint(FailPoint.FINISH_VERSIONED)
     return version
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from domain import ids
 from domain.access import Permission, Principal, require
 from domain.audit import AuditEvent
+from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind
 from domain.job_requests import FileFacts, JobRequest, resolve
 from domain.jobs import TERMINAL, JobState, check_transition
@@ -66,6 +67,7 @@ def submit(
         refs=[*files, job.base_model_id],
         details={"base_model_digest": job.spec["base_model_digest"], "training_digest": job.spec["data"]["train"]},
     )
+    failpoint(FailPoint.SUBMIT_IN_TX)
     return job
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from domain import access
 from domain.audit import AuditEvent, Outcome
 from domain.digests import Manifest
+from domain.failpoints import FailPoint, failpoint
 from domain.jobs import MAX_STALLS, JobState, check_transition
 from domain.plans import RunReport
 from domain.refusals import LeaseLost
@@ -128,6 +129,7 @@ def claim(session: Session, job: UUID, *, worker: str, lease_s: float, rate: Rat
         refs=[lease.id],
         details={"epoch": found.epoch, "worker": worker, "resume_step": resume.step if resume else None},
     )
+    failpoint(FailPoint.CLAIM_IN_TX)
     return Claim(
         job=job,
         department=found.department_id,
@@ -208,6 +210,7 @@ def renew(session: Session, held: Claim, *, lease_s: float) -> Asked:
     ).one_or_none()
     if requested is None:
         raise LeaseLost("The job is no longer this worker's.")
+    failpoint(FailPoint.RENEW_IN_TX)
     to_cancel, to_pause, to_preempt = (asked_at is not None for asked_at in requested)
     return Asked(to_cancel=to_cancel, to_give_back=to_pause or to_preempt)
 
@@ -271,6 +274,7 @@ def record_checkpoint(
         resource=("job", job.id),
         details={"epoch": held.epoch, "step": step, "digest": manifest.digest},
     )
+    failpoint(FailPoint.CHECKPOINT_IN_TX)
 
 
 def reject_checkpoint(session: Session, held: Claim, resume: ResumePoint) -> ResumePoint | None:
@@ -449,6 +453,7 @@ def expire(session: Session, job: UUID) -> None:
     else:
         tell(session, found, "The worker was lost.", level="warn")
         _requeue(session, found, lease, "expired")
+    failpoint(FailPoint.EXPIRE_IN_TX)
 
 
 def to_nudge(session: Session, older_than_s: float) -> Sequence[tuple[UUID, JobState]]:

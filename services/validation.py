@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from domain import access
 from domain.audit import AuditEvent, Outcome
 from domain.digests import Manifest
+from domain.failpoints import FailPoint, failpoint
 from domain.jobs import JobState
 from domain.plans import InspectReport
 from domain.runs import RunSpec
@@ -69,6 +70,7 @@ def accept(session: Session, job: UUID, report: InspectReport) -> None:
     else:
         queue(session, found)
         tell(session, found, "Files validated; the job is queued.")
+    failpoint(FailPoint.VALIDATE_IN_TX)
 
 
 def refuse(session: Session, job: UUID, error: JobError) -> None:

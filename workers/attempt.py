@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from domain.failpoints import FailPoint, failpoint
 from domain.plans import Compute, TrainPlan
 from domain.refusals import LeaseLost
 from runtime.processes import ChildProcess
@@ -72,6 +73,7 @@ class Attempt:
                 yield run.held, verdict
         if not ready:
             return
+        failpoint(FailPoint.INPUTS_FETCHED)
         plan = TrainPlan(compute=self._compute(ready), runs=tuple(run.plan for run in ready))
         self._workspace.write_plan(plan)
         ended = self._train(plan, ready)

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from domain.digests import Manifest, manifest_of_tree
+from domain.failpoints import FailPoint, failpoint
 from runtime.wiring import Runtime
 from services import leases
 from services.leases import Claim, ResumePoint
@@ -58,14 +59,17 @@ class CheckpointUploads:
         if step <= self._uploaded or (linked := self._link(step)) is None:
             return
         folder, manifest = linked
+        failpoint(FailPoint.CHECKPOINT_BEFORE_UPLOAD)
         for file in manifest.files:
             self._fence.check()
             key = checkpoint_key(self._held, self._held.epoch, step, file.path)
             self._runtime.objects.put(key, folder / file.path, file.digest, file.bytes)
+        failpoint(FailPoint.CHECKPOINT_UPLOADED)
         # Every object is there before the row is: an object without a row is waste, a row without its object is a lie.
         metrics = self._report.metrics_at(step)
         with self._runtime.department(self._held.department) as session:
             leases.record_checkpoint(session, self._held, step=step, manifest=manifest, metrics=metrics)
+        failpoint(FailPoint.CHECKPOINT_COMMITTED)
         self._uploaded = step
         shutil.rmtree(folder, ignore_errors=True)
 

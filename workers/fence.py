@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
+from domain.failpoints import FailPoint, failpoint
 from domain.refusals import LeaseLost
 from runtime.wiring import Runtime
 from services import leases
@@ -98,6 +99,7 @@ class Fence:
         while not (self._left.wait(wait_s) or self._lost.is_set()):
             # Asked before it is granted: the lease lasts at least this long after the asking.
             asked_at = time.monotonic()
+            failpoint(FailPoint.RENEW_BEFORE)
             try:
                 for claim in list(self._held.values()):
                     self._renew(claim)
@@ -108,6 +110,7 @@ class Fence:
                 log.warning("a lease could not be renewed (%s)", type(error).__name__)
                 wait_s = self._lease_s / RENEWALS_PER_LEASE**2
                 continue
+            failpoint(FailPoint.RENEW_COMMITTED)
             self._restart_timer(asked_at)
             wait_s = self._lease_s / RENEWALS_PER_LEASE
 

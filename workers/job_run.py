@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from domain.failpoints import FailPoint, failpoint
 from domain.plans import Compute, ControlRecord, RunFailure, RunPlan, RunReport, RunStopped
 from runtime.wiring import Runtime
 from services.leases import Claim, ResumePoint
@@ -135,8 +136,10 @@ class JobRun:
             evaluating = Evaluating(self._runtime, self.held, self._supervisor, self._launcher)
             evaluation = evaluating.run(self._folder / "evaluate", adapter, compute, Patience(self.pause))
         self._fence.check()
+        failpoint(FailPoint.ADAPTER_BEFORE_UPLOAD)
         # Uploaded before the version exists: an object without a row is waste, a version without files is a lie.
         manifest = Patience(self.pause).insist(lambda: self._runtime.objects.put_tree(self.held.department, adapter))
+        failpoint(FailPoint.ADAPTER_UPLOADED)
         organisation = self._runtime.settings.organisation
         return verdicts.registered(
             self.held, organisation=organisation, manifest=manifest, report=report, evaluation=evaluation

@@ -7,6 +7,7 @@ import logging
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from domain.failpoints import FailPoint, failpoint
 from domain.refusals import Refusal
 from runtime.queue import ring_again
 from runtime.wiring import Runtime
@@ -25,12 +26,14 @@ def sweep(runtime: Runtime) -> None:
         try:
             with runtime.department(department) as session:
                 leases.expire(session, job)
+            failpoint(FailPoint.EXPIRE_COMMITTED)
         except (SQLAlchemyError, Refusal):
             # The next sweep finds it again; the others are not to wait for it.
             log.exception("job %s: its lost worker could not be swept", job)
     _preempt(runtime)
     with runtime.platform() as session:
         waiting = leases.to_nudge(session, runtime.settings.nudge_after_s)
+    failpoint(FailPoint.SWEEP_BEFORE_RING)
     ring_again(runtime.queue, [Nudge(job=job, state=state) for job, state in waiting])
     keep_accounts(runtime)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from domain.failpoints import FailPoint, failpoint
 from domain.plans import Device
 from domain.refusals import LeaseLost
 from domain.usage import Rate
@@ -61,6 +62,7 @@ class Worker:
             )
         if held is None:
             return False
+        failpoint(FailPoint.CLAIM_COMMITTED)
         with Fence(self.runtime, [held], claimed_at=claimed_at) as fence:
             self._run([held], fence)
         # Not before the lease is given back: until then an evaluation may want the memory.
@@ -124,3 +126,4 @@ class Worker:
         fence.let_go(held.job)
         with self.runtime.department(held.department) as session:
             verdict(session)
+        failpoint(FailPoint.VERDICT_COMMITTED)

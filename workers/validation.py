@@ -6,6 +6,7 @@ A chat template is a program of whoever registered the base model, and rows are 
 import logging
 from uuid import UUID
 
+from domain.failpoints import FailPoint, failpoint
 from domain.plans import InspectPlan, InspectProblem, InspectReport
 from runtime.wiring import Runtime
 from services import validation
@@ -51,6 +52,7 @@ def validate(runtime: Runtime, job: UUID, launcher: Launcher | None = None) -> N
             validation.refuse(session, job, error)
         elif isinstance(found, InspectReport):
             validation.accept(session, job, found)
+    failpoint(FailPoint.VALIDATE_COMMITTED)
 
 
 def _inspect(runtime: Runtime, work: ValidationWork, launcher: Launcher) -> InspectReport | JobError:
@@ -62,6 +64,7 @@ def _inspect(runtime: Runtime, work: ValidationWork, launcher: Launcher) -> Insp
             except (ObjectMissing, DigestMismatch):
                 log.exception("job %s: an input is missing", work.job)
                 return JobError("artifact_missing", "The job's files are missing from storage, or damaged.")
+            failpoint(FailPoint.VALIDATE_FETCHED)
             report = _report(work, workspace, launcher)
             if report is not None:
                 return _refusal(report.problems[0]) if report.problems else report

@@ -12,6 +12,7 @@ from api.deps import Authenticated, Caller
 from api.objects.jobs import JobCheckpointObject, JobEventObject, JobObject
 from api.objects.shape import Page, page_of
 from api.pages import After
+from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind, parse_id
 from domain.job_requests import JobRequest
 from models_db.jobs import Job
@@ -60,7 +61,9 @@ def create(caller: Authenticated, request: Request, wanted: Annotated[JobRequest
             seed=secrets.randbelow(2**31),
             is_retry=request.headers.get("x-stainless-retry-count", "0") != "0",
         )
-        return _object(session, caller, job)
+        entered = _object(session, caller, job)
+    failpoint(FailPoint.SUBMIT_COMMITTED)
+    return entered
 
 
 @router.get("", summary="List jobs", openapi_extra=_METADATA_PARAMETER)

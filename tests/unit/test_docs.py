@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from domain.access import MATRIX, Permission, Role
 from domain.audit import AuditEvent, Outcome
+from domain.failpoints import FailPoint
 from domain.job_requests import LoraRequest
 from domain.jobs import JobState
 from domain.plans import FailureKind, ProgressRecord
@@ -84,6 +85,22 @@ def test_every_audit_event_is_told() -> None:
     assert set(_table("audit-events.md", "event")) == set(AuditEvent)
     page = (DOCS / "audit-events.md").read_text()
     assert all(f"`{outcome}`" in page for outcome in Outcome)
+
+
+def test_every_failpoint_is_told() -> None:
+    assert set(_table("reliability.md", "point")) == set(FailPoint)
+
+
+def test_every_fault_names_a_test_that_there_is() -> None:
+    rows = [line for line in (DOCS / "reliability.md").read_text().splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [int(row.split("|")[1]) for row in rows] == list(range(1, len(rows) + 1))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for row in rows:
+        cell = row.split("|")[4]
+        named = re.findall(r"`(test_\w+)`", cell)
+        assert named or "none" in cell or "`make chaos`" in cell, row
+        for name in named:
+            assert f"def {name}(" in tests, name
 
 
 def test_every_permission_is_told_with_the_roles_that_have_it() -> None:
