@@ -57,7 +57,7 @@ class Standing:
 
     def device_s(self, half_life_s: float) -> float:
         """What it used of late, and what it uses now."""
-        faded = sum(spell.device_s * 0.5 ** (spell.ended_ago_s / half_life_s) for spell in self.spells)
+        faded: float = sum(spell.device_s * 0.5 ** (spell.ended_ago_s / half_life_s) for spell in self.spells)
         return faded + sum(max(hold.held_s, QUANTUM_S) * hold.ranks for hold in self.holds)
 
 

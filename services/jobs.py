@@ -279,7 +279,7 @@ def resume(session: Session, principal: Principal, job: UUID) -> Job:
 def queue(session: Session, job: Job) -> None:
     """Let a locked job wait for a train worker; whoever commits rings for it."""
     check_transition(JobState(job.state), JobState.QUEUED)
-    job.state, job.lease_id, job.queued_at = JobState.QUEUED, None, session.scalar(select(func.now()))
+    job.state, job.lease_id, job.queued_at = JobState.QUEUED, None, func.now()
     session.flush()
     nudge(session, job)
 

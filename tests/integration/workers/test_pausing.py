@@ -27,7 +27,7 @@ def told(department: Any, *actions: str) -> list[str]:
 def test_a_paused_job_goes_on_to_the_same_weights(department: Any, start: Any, wait_for: Any, engines: Any) -> None:
     rows = department.upload(department.rows(16))
     through, paused = (
-        department.submit_queued(steps=60, checkpoint_every=20, training_file=rows, suffix=suffix)
+        department.submit_queued(steps=800, checkpoint_every=100, training_file=rows, suffix=suffix)
         for suffix in ("through", "paused")
     )
     worker = start()
@@ -39,7 +39,7 @@ def test_a_paused_job_goes_on_to_the_same_weights(department: Any, start: Any, w
     wait_for(lambda: state_of(department, paused) == JobState.PAUSED, within_s=20, what="the other is paused")
     assert not engines()
     (checkpoint,) = department.checkpoints(paused)[-1:]
-    assert 0 < checkpoint.step < 60
+    assert 0 < checkpoint.step < 800
     wait_for(lambda: worker.poll() is not None, within_s=20, what="its worker finds no more work")
     department.resume(paused)
     assert department.worker().run_next()
