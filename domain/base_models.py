@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import struct
+from collections.abc import Iterable
 from typing import Annotated, Any, BinaryIO
 
 from pydantic import Field
@@ -18,11 +20,42 @@ _REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _MAX_HEADER_BYTES = 100 << 20
 _HEADER_PREFIX_BYTES = 8
 _MAX_CONFIG_BYTES = 1 << 20
-_MATRIX = 2
+_VECTOR, _MATRIX = 1, 2
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+class TensorGroup(Frozen):
+    """Tensors of one shape whose names differ in the number of their layer, which is `*` in `name`.
+
+    A name without a number stands for itself. Of names with several, as experts have, no numbers are kept.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in full; none where they are not known."""
+        if "*" not in self.name:
+            return (self.name,)
+        return tuple(self.name.replace("*", str(number)) for number in self.numbers)
+
+
+class WeightsFacts(Frozen):
+    """What the header of a weights file says. linear_modules as in BaseModelFacts; tensors: matrices and biases."""
+
+    parameters: int
+    linear_modules: tuple[str, ...]
+    tensors: tuple[TensorGroup, ...]
 
 
 class BaseModelFacts(Frozen):
-    """What config.json and the weights' headers say. linear_modules are the last parts of the layers' names."""
+    """What config.json and the weights' headers say. linear_modules are the last parts of the layers' names.
+
+    tensors: what an adapter can sit on and train beside. Empty where the base model was registered by a version that
+    did not keep them.
+    """
 
     model_type: str
     hidden_size: Annotated[int, Field(ge=1)]
@@ -31,6 +64,7 @@ class BaseModelFacts(Frozen):
     parameters: int = 0
     bytes: int = 0
     linear_modules: tuple[str, ...] = ()
+    tensors: tuple[TensorGroup, ...] = ()
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -75,8 +109,8 @@ def _first(config: dict[str, Any], names: tuple[str, ...]) -> Any:
     return next((config[name] for name in names if name in config), None)
 
 
-def weights_of_header(stream: BinaryIO) -> tuple[int, frozenset[str]]:
-    """How many parameters a .safetensors file holds, and its linear modules' names, from its header alone.
+def weights_of_header(stream: BinaryIO) -> WeightsFacts:
+    """How many parameters a .safetensors file holds, and the tensors around which adapters are made, by its header.
 
     The format: 8 bytes little-endian header length, then a JSON object of tensors with `shape`
     (safetensors README). Raises Invalid.
@@ -100,10 +134,37 @@ def weights_of_header(stream: BinaryIO) -> tuple[int, frozenset[str]]:
         # A layer's matrices have a layer number in their name; embeddings and the output head have none.
         if name.endswith(".weight") and len(shape) == _MATRIX and any(part.isdigit() for part in name.split("."))
     }
-    return parameters, frozenset(modules)
+    return WeightsFacts(parameters=parameters, linear_modules=tuple(sorted(modules)), tensors=_groups(shapes))
 
 
 def _product(shape: list[int]) -> int:
     if not all(isinstance(size, int) and size >= 0 for size in shape):
         raise ValueError("a shape is a list of sizes")
     return math.prod(shape)
+
+
+def _groups(shapes: dict[str, list[int]]) -> tuple[TensorGroup, ...]:
+    kept = (
+        (name, tuple(shape))
+        for name, shape in shapes.items()
+        # Scales of norms, the other vectors, are never an adapter's.
+        if len(shape) >= _MATRIX or (len(shape) == _VECTOR and name.endswith(".bias"))
+    )
+    return merged_groups(_group_of(name, shape) for name, shape in kept)
+
+
+def _group_of(name: str, shape: tuple[int, ...]) -> TensorGroup:
+    numbers = _NUMBER.findall(name)
+    known = tuple(map(int, numbers)) if len(numbers) == 1 else ()
+    return TensorGroup(name=_NUMBER.sub("*", name), shape=shape, numbers=known)
+
+
+def merged_groups(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
+    """Groups of several files, or of single tensors, with those of one name and shape in one; ordered by name."""
+    numbers: dict[tuple[str, tuple[int, ...]], set[int]] = {}
+    for group in groups:
+        numbers.setdefault((group.name, group.shape), set()).update(group.numbers)
+    return tuple(
+        TensorGroup(name=name, shape=shape, numbers=tuple(sorted(known)))
+        for (name, shape), known in sorted(numbers.items())
+    )

@@ -46,6 +46,16 @@ class LayerPattern:
         words = (after for before, after in pairs if before and before <= _LAYER_LISTS and after)
         return frozenset(int(word) for after in words for word in after if word.isdecimal())
 
+    def names(self, layer: str) -> bool:
+        """Whether a layer's whole name matches, as peft would have it."""
+        parts = layer.split(".")
+        if len(parts) < len(self.parts) or (self.whole and len(parts) > len(self.parts)):
+            return False
+        ending = parts[len(parts) - len(self.parts) :]
+        return all(
+            part.isdecimal() if words is None else part in words for part, words in zip(ending, self.parts, strict=True)
+        )
+
     def meets(self, other: "LayerPattern") -> bool:
         """Whether a layer's name could match both."""
         longer = max(len(self.parts), len(other.parts))

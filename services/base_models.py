@@ -1,6 +1,7 @@
 """Base models: proposed as a manifest, filled file by file, ready when every digest has arrived."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 from domain.access import Permission, Principal, require
 from domain.adapters import check_name
 from domain.audit import AuditEvent
-from domain.base_models import BaseModelFacts, check_manifest
+from domain.base_models import BaseModelFacts, TensorGroup, WeightsFacts, check_manifest, merged_groups
 from domain.digests import Manifest, ManifestFile
 from domain.refusals import BaseModelDiffers, NotFound, UnknownBaseModel
 from models_db.base_models import BaseModel, BaseModelFile
@@ -67,7 +68,7 @@ def record_file(
     path: str,
     *,
     config: BaseModelFacts | None,
-    weights: tuple[int, frozenset[str]] | None,
+    weights: WeightsFacts | None,
 ) -> BaseModel:
     """A file's bytes have arrived and matched. `config` or `weights` are what it says, where it is such a file.
 
@@ -94,21 +95,24 @@ def record_file(
     return base_model
 
 
-def _merged(
-    facts: dict[str, object], config: BaseModelFacts | None, weights: tuple[int, frozenset[str]] | None
-) -> dict[str, object]:
+def _merged(facts: dict[str, object], config: BaseModelFacts | None, weights: WeightsFacts | None) -> dict[str, object]:
     merged = dict(facts)
     if config is not None:
         merged |= config.model_dump(mode="json", include=set(BaseModelFacts.model_fields) - _COUNTED)
     if weights is not None:
-        parameters, modules = weights
-        merged["parameters"] = parameters + int(str(merged.get("parameters", 0)))
-        known = merged.get("linear_modules", [])
-        merged["linear_modules"] = sorted(modules | set(known if isinstance(known, list) else []))
+        merged["parameters"] = weights.parameters + int(str(merged.get("parameters", 0)))
+        merged["linear_modules"] = sorted({*weights.linear_modules, *_listed(merged, "linear_modules")})
+        known = [TensorGroup.model_validate(group, strict=False) for group in _listed(merged, "tensors")]
+        merged["tensors"] = [group.model_dump(mode="json") for group in merged_groups([*known, *weights.tensors])]
     return merged
 
 
-_COUNTED = {"parameters", "bytes", "linear_modules"}
+def _listed(facts: dict[str, object], name: str) -> list[Any]:
+    found = facts.get(name, [])
+    return found if isinstance(found, list) else []
+
+
+_COUNTED = {"parameters", "bytes", "linear_modules", "tensors"}
 
 
 def facts_of(base_model: BaseModel) -> BaseModelFacts:

@@ -10,7 +10,7 @@ from api.deps import Authenticated
 from api.objects.base_models import BaseModelObject, BaseModelRequest
 from api.objects.shape import Page, page_of
 from api.uploads import Spool, open_spool, receive_raw
-from domain.base_models import BaseModelFacts, facts_of_config, weights_of_header
+from domain.base_models import BaseModelFacts, WeightsFacts, facts_of_config, weights_of_header
 from domain.digests import ManifestFile
 from domain.refusals import BodyTooLarge, ChecksumMismatch
 from services import base_models
@@ -107,5 +107,5 @@ def _config(path: str, stream: BinaryIO) -> BaseModelFacts | None:
     return facts_of_config(stream.read()) if path == "config.json" else None
 
 
-def _weights(path: str, stream: BinaryIO) -> tuple[int, frozenset[str]] | None:
+def _weights(path: str, stream: BinaryIO) -> WeightsFacts | None:
     return weights_of_header(stream) if path.endswith(".safetensors") else None
