@@ -207,19 +207,14 @@ def resolve(
     validation: FileFacts | None,
     evaluation: FileFacts | None,
     seed: int,
-    max_total_steps: int,
 ) -> RunSpec:
     """The frozen specification of the run: every "auto" has become a number, every name a digest.
 
-    Raises Invalid, OutOfRange, ConflictingFields, ExceedsBaseModel, UnknownTargetModule or JobTooLarge.
+    Raises Invalid, OutOfRange, ConflictingFields, ExceedsBaseModel or UnknownTargetModule.
     """
     chosen, lora = request.chosen_hyperparameters, request.lora
     batch_size = DEFAULT_BATCH_SIZE if chosen.batch_size == "auto" else chosen.batch_size
     n_epochs, total_steps = _length(chosen, lora, rows=training.rows, batch_size=batch_size)
-    if total_steps > max_total_steps:
-        raise JobTooLarge(
-            f"The job would take {total_steps} steps; the limit here is {max_total_steps}.", param="hyperparameters"
-        )
     return RunSpec(
         base_model=base_model,
         base_model_digest=base_model_digest,
@@ -247,6 +242,14 @@ def resolve(
         or max(MIN_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total_steps / CHECKPOINTS_PER_RUN)),
         validate_every_steps=_validate_every(lora, total_steps, has_validation=validation is not None),
     )
+
+
+def check_total_steps(total_steps: int, max_total_steps: int) -> None:
+    """Raise JobTooLarge where a job has more optimiser steps than the limit."""
+    if total_steps > max_total_steps:
+        raise JobTooLarge(
+            f"The job would take {total_steps} steps; the limit here is {max_total_steps}.", param="hyperparameters"
+        )
 
 
 def _length(chosen: Hyperparameters, lora: LoraRequest, *, rows: int, batch_size: int) -> tuple[int, int]:

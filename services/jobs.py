@@ -1,7 +1,8 @@
 """Jobs as their department sees them: submit, look, pause, resume, cancel."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,9 +14,10 @@ from domain.access import Permission, Principal, require
 from domain.audit import AuditEvent
 from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind
-from domain.job_requests import FileFacts, JobRequest, resolve
+from domain.job_requests import FileFacts, JobRequest, check_total_steps, resolve
 from domain.jobs import TERMINAL, JobState, check_transition
-from domain.refusals import Conflict, Invalid, NotFound, UnknownFile
+from domain.refusals import Conflict, Invalid, NotFound, Refusal, UnknownFile
+from models_db.base_models import BaseModel
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent
 from models_db.sessions import take_lock
@@ -38,6 +40,21 @@ class JobLimits:
     currency: str = "usd"
 
 
+@dataclass(frozen=True)
+class Admission:
+    """What a request comes to before it is entered: its row, where its names stand for something, and all refusals."""
+
+    job: Job | None
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def accepted(self) -> Job:
+        """The row. Raises the first refusal where there is one."""
+        if self.refusals or self.job is None:
+            raise self.refusals[0]
+        return self.job
+
+
 def submit(
     session: Session, principal: Principal, request: JobRequest, *, limits: JobLimits, seed: int, is_retry: bool
 ) -> Job:
@@ -51,9 +68,7 @@ def submit(
     take_lock(session, f"submits of {principal.department}")
     if is_retry and (earlier := _earlier(session, principal, _sha256_of(request))):
         return earlier
-    for refusal in against_submit(session, LimitDefaults(limits.max_unfinished_jobs, limits.currency)):
-        raise refusal
-    job = _job_of(session, principal, request, seed=seed, max_total_steps=limits.max_total_steps)
+    job = admit(session, principal, request, limits=limits, seed=seed).accepted
     session.add(job)
     session.flush()
     tell(session, job, "Created fine-tuning job.")
@@ -71,27 +86,73 @@ def submit(
     return job
 
 
-def _job_of(session: Session, principal: Principal, request: JobRequest, *, seed: int, max_total_steps: int) -> Job:
-    """The row of a request whose names have become digests. Raises what `resolve`, files and base models refuse."""
-    base_model = base_models.get_ready(session, request.model)
-    training = _rows_file(session, request.training_file, "training_file")
-    validation = _optional_file(session, request.validation_file, "validation_file")
-    evaluation = _optional_file(session, request.evaluation_file, "evaluation_file")
+def admit(session: Session, principal: Principal, request: JobRequest, *, limits: JobLimits, seed: int) -> Admission:
+    """Try a request against everything that could refuse it, and enter nothing. What is asked first is refused first.
+
+    A submit goes by it, and an estimate tells all of it.
+    """
+    defaults = LimitDefaults(limits.max_unfinished_jobs, limits.currency)
+    refusals: list[Refusal] = [*against_submit(session, defaults)]
+    named, job = _named(session, request, refusals), None
+    with _noted(refusals):
+        job = _job_of(principal, request, named, seed=seed) if named else None
+    with _noted(refusals):
+        if job is not None:
+            check_total_steps(job.spec["total_steps"], limits.max_total_steps)
+    return Admission(job, tuple(refusals))
+
+
+@contextmanager
+def _noted(refusals: list[Refusal]) -> Iterator[None]:
+    """A block whose refusal is noted, not raised."""
+    try:
+        yield
+    except Refusal as refusal:
+        refusals.append(refusal)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What a request's names stand for."""
+
+    base_model: BaseModel
+    training: File
+    validation: File | None
+    evaluation: File | None
+
+
+def _named(session: Session, request: JobRequest, refusals: list[Refusal]) -> _Named | None:
+    """What the names stand for; None where one of them stands for nothing, which is noted."""
+    before, base_model = len(refusals), None
+    with _noted(refusals):
+        base_model = base_models.get_ready(session, request.model)
+    files: dict[str, File | None] = {}
+    for param in ("training_file", "validation_file", "evaluation_file"):
+        with _noted(refusals):
+            files[param] = _optional_file(session, getattr(request, param), param)
+    training = files.get("training_file")
+    if len(refusals) > before or base_model is None or training is None:
+        return None
+    return _Named(base_model, training, files["validation_file"], files["evaluation_file"])
+
+
+def _job_of(principal: Principal, request: JobRequest, named: _Named, *, seed: int) -> Job:
+    """The row of a request whose names have become digests. Raises what `resolve` refuses."""
+    training, validation, evaluation = named.training, named.validation, named.evaluation
     spec = resolve(
         request,
-        base_model=base_model.name,
-        base_model_digest=base_model.digest,
-        facts=base_models.facts_of(base_model),
+        base_model=named.base_model.name,
+        base_model_digest=named.base_model.digest,
+        facts=base_models.facts_of(named.base_model),
         training=_facts(training),
         validation=_facts(validation) if validation else None,
         evaluation=_facts(evaluation) if evaluation else None,
         seed=seed if request.seed is None else request.seed,
-        max_total_steps=max_total_steps,
     )
     return Job(
         department_id=principal.department,
         state=JobState.VALIDATING_FILES,
-        base_model_id=base_model.id,
+        base_model_id=named.base_model.id,
         training_file_id=training.id,
         validation_file_id=validation.id if validation else None,
         evaluation_file_id=evaluation.id if evaluation else None,

@@ -1,7 +1,7 @@
 import pytest
 
 from domain.base_models import BaseModelFacts
-from domain.job_requests import FileFacts, JobRequest, base_learning_rate, resolve
+from domain.job_requests import FileFacts, JobRequest, base_learning_rate, check_total_steps, resolve
 from domain.parsing import parse_as
 from domain.refusals import Refusal
 from domain.runs import RunSpec
@@ -17,7 +17,6 @@ def resolved(
     *,
     rows: int = 100,
     validation: bool = False,
-    max_total_steps: int = 10_000,
     facts: BaseModelFacts = FACTS,
     **fields: object,
 ) -> RunSpec:
@@ -30,7 +29,6 @@ def resolved(
         validation=FileFacts(digest=DIGEST, rows=1) if validation else None,
         evaluation=None,
         seed=7,
-        max_total_steps=max_total_steps,
     )
 
 
@@ -84,7 +82,6 @@ def test_the_learning_rate_goes_through_its_two_sources() -> None:
         ({"lora": {"target_modules": ["q_porj"]}}, "unknown_target_module", "lora.target_modules"),
         ({"lora": {"target_modules": ["lm_head"]}}, "unknown_target_module", "lora.target_modules"),
         ({"lora": {"validate_every_steps": 1}}, "invalid_request", "lora.validate_every_steps"),
-        ({"rows": 1_000_000}, "job_too_large", "hyperparameters"),
         ({"lora": {"rank_pattern": {"q_porj": 4}}}, "unknown_target_module", "lora.rank_pattern.q_porj"),
         ({"lora": {"rank_pattern": {"(q_proj|q_porj)": 4}}}, "unknown_target_module",
          "lora.rank_pattern.(q_proj|q_porj)"),
@@ -103,6 +100,13 @@ def test_the_learning_rate_goes_through_its_two_sources() -> None:
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused(fields: dict[str, object], code: str, param: str) -> None:
     assert code_of(**fields) == (code, param)
+
+
+def test_more_steps_than_the_limit_are_refused_with_both_numbers() -> None:
+    check_total_steps(39, 39)
+    with pytest.raises(Refusal, match="40 steps; the limit here is 39") as refused:
+        check_total_steps(40, 39)
+    assert (refused.value.code, refused.value.param) == ("job_too_large", "hyperparameters")
 
 
 def test_the_methods_of_lora_are_kept() -> None:
