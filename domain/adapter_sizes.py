@@ -56,7 +56,7 @@ def adapter_shapes(method: LoraMethod, facts: BaseModelFacts) -> Shapes | None:
 
 
 def _linears(facts: BaseModelFacts) -> dict[str, _Linear]:
-    found = {}
+    found: dict[str, _Linear] = {}
     for group in facts.tensors:
         if len(group.shape) == _MATRIX and group.numbers and group.name.endswith(".weight"):
             first, second = group.shape

@@ -23,6 +23,7 @@ class AuditEvent(StrEnum):
     FILE_CREATED = "file.created"
     FILE_READ = "file.read"
     FILE_DELETED = "file.deleted"
+    ESTIMATE_REQUESTED = "estimate.requested"
     JOB_SUBMITTED = "job.submitted"
     JOB_VALIDATED = "job.validated"
     JOB_CLAIMED = "job.claimed"

@@ -16,6 +16,7 @@ class IdKind(StrEnum):
     API_KEY = "key_"
     FILE = "file-"
     JOB = "ftjob-"
+    ESTIMATE = "estimate-"
     JOB_EVENT = "ftevent-"
     JOB_CHECKPOINT = "ftckpt_"
     ADAPTER = "adapter-"

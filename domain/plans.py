@@ -305,6 +305,11 @@ class InspectProblem(Frozen):
     code: str
     message: str
 
+    @property
+    def place(self) -> str:
+        """`file:line`, or the file alone."""
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
 
 class InspectReport(Frozen):
     """out/report.json of `inspect`: counts per file, and problems (at most 100) that refuse the job."""

@@ -51,6 +51,7 @@ class Job(Table):
             "id",
             postgresql_where="state = 'queued'",
         ),
+        Index("ix_jobs_measured", "base_model_id", "finished_at", postgresql_where="actual IS NOT NULL"),
         Index("ix_jobs_department_id_request_sha256", "department_id", "request_sha256"),
     )
 
@@ -92,6 +93,9 @@ class Job(Table):
     # What the files came to under the base model's tokenizer: an InspectReport.
     inspection: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    # What it was thought to come to when its rows had been counted, and what it came to: an Estimate, an Actual.
+    estimate: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    actual: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
 
 class Lease(Table):

@@ -5,6 +5,7 @@ from models_db.audit import AuditRecord
 from models_db.base import Table
 from models_db.base_models import BaseModel, BaseModelFile
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
+from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.usage import StorageSample, UsageRecord
@@ -14,12 +15,14 @@ __all__ = [
     "AdapterVersion",
     "Alias",
     "ApiKey",
+    "AskedEstimate",
     "AuditRecord",
     "BaseModel",
     "BaseModelFile",
     "Department",
     "Evaluation",
     "File",
+    "Inspection",
     "Job",
     "JobCheckpoint",
     "JobEvent",
@@ -35,7 +38,7 @@ __all__ = [
 
 # Whose rows belong to one department each; row-level security is forced on all of them.
 DEPARTMENT_TABLES = (
-    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "departments", "evaluations", "files",
-    "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges", "memberships", "service_accounts",
-    "storage_samples", "usage_records",
+    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "departments", "estimates", "evaluations",
+    "files", "inspections", "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges", "memberships",
+    "service_accounts", "storage_samples", "usage_records",
 )  # fmt: skip

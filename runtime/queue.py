@@ -1,17 +1,18 @@
-"""The Celery application: a doorbell. A message is a job's id and says that there is work; the row says what.
+"""The Celery application: a doorbell. A message is a row's id and says that there is work; the row says what.
 
 Acknowledged early, one at a time, no results: the lease in the database owns recovery, not the broker. With late
 acknowledgement a killed worker loses and doubles messages, and a task longer than the visibility timeout starts again.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from celery import Celery
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
+from domain.estimates import EstimateState
 from domain.jobs import JobState
 from runtime.settings import Settings
 from services.doorbell import Nudge
@@ -20,9 +21,11 @@ log = logging.getLogger(__name__)
 
 TRAIN_QUEUE, VALIDATE_QUEUE, SWEEP_QUEUE = "train", "validate", "sweep"
 TRAIN_TASK, VALIDATE_TASK, SWEEP_TASK = "tsugiki.train", "tsugiki.validate", "tsugiki.sweep"
-_RINGS = {
+COUNT_TASK = "tsugiki.count"
+_RINGS: Mapping[JobState | EstimateState, tuple[str, str]] = {
     JobState.VALIDATING_FILES: (VALIDATE_TASK, VALIDATE_QUEUE),
     JobState.QUEUED: (TRAIN_TASK, TRAIN_QUEUE),
+    EstimateState.PENDING: (COUNT_TASK, VALIDATE_QUEUE),
 }
 
 
@@ -61,13 +64,13 @@ def ring(app: Celery, nudge: Nudge) -> None:
     task, queue = _RINGS[nudge.state]
     try:
         with _connected(app) as connection:
-            app.send_task(task, args=[str(nudge.job)], queue=queue, retry=False, connection=connection)
+            app.send_task(task, args=[str(nudge.subject)], queue=queue, retry=False, connection=connection)
     except (OperationalError, OSError) as error:
-        log.warning("The broker is down (%s); the sweeper will ring for job %s.", type(error).__name__, nudge.job)
+        log.warning("The broker is down (%s); the sweeper will ring for %s.", type(error).__name__, nudge.subject)
 
 
 def ring_again(app: Celery, nudges: Sequence[Nudge]) -> None:
-    """Ring for jobs that still wait, at queues that are empty: a message that lies there says the same already."""
+    """Ring for what still waits, at queues that are empty: a message that lies there says the same already."""
     try:
         with _connected(app) as connection:
             waiting = connection.default_channel.client  # type: ignore[attr-defined]  # of the Redis transport

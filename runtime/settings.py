@@ -94,6 +94,18 @@ class Settings(BaseSettings):
     )
     max_unfinished_jobs: Annotated[int, Field(ge=1)] = Field(default=500, description="A department's, at a time.")
     max_total_steps: Annotated[int, Field(ge=1)] = Field(default=100_000, description="Optimiser steps of one job.")
+    max_pending_estimates: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="A department's estimates whose rows wait to be counted, at a time."
+    )
+    estimate_wait_s: Annotated[float, Field(ge=0)] = Field(
+        default=3, description="How long the answer to a new estimate is held back for its rows to be counted."
+    )
+    estimate_kept_s: Annotated[float, Field(gt=0)] = Field(
+        default=3600, description="How long an estimate can be asked for again."
+    )
+    inspection_kept_s: Annotated[float, Field(gt=0)] = Field(
+        default=604_800, description="How long what rows were counted to come to is used again."
+    )
     max_training_tokens: Annotated[int, Field(ge=1)] = Field(
         default=1_000_000_000, description="Tokens of one job, over all its epochs."
     )

@@ -20,7 +20,7 @@ from domain.refusals import Denied, NotFound
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
-from services import audit, leases
+from services import audit, estimates, leases
 from services.cursors import known_cursor
 from services.jobs import close, tell
 from services.leases import Claim
@@ -67,6 +67,7 @@ def register(
     job.trained_tokens = report.trained_tokens
     close(session, job, JobState.SUCCEEDED)
     leases.end(session, job, held.lease, "finished", report=report)
+    job.actual = estimates.actual_of(session, job, report=report, manifest=manifest).model_dump(mode="json")
     tell(session, job, f"New fine-tuned model created: {version.model_name}")
     tell(session, job, "The job has successfully completed.")
     _record(session, job, version)

@@ -1,6 +1,6 @@
 """Nudges to the queue: noted in a transaction, sent after its commit, dropped on its rollback.
 
-The message is a job's id. It says that there is work; the row says what. A lost nudge is sent again by the sweeper.
+The message is a row's id. It says that there is work; the row says what. A lost nudge is sent again by the sweeper.
 """
 
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from domain.estimates import EstimateState
 from domain.jobs import JobState
 from models_db.jobs import Job
 
@@ -16,16 +17,25 @@ _KEY = "nudges"
 
 @dataclass(frozen=True)
 class Nudge:
-    """A job that waits for someone to validate its files, or to train it."""
+    """A job whose files are to be validated, or that is to be trained; or an estimate whose rows are to be counted."""
 
-    job: UUID
-    state: JobState
+    subject: UUID
+    state: JobState | EstimateState
 
 
 def nudge(session: Session, job: Job) -> None:
     """Note that the job waits. Whoever commits the session rings for it."""
+    _note(session, Nudge(job.id, JobState(job.state)))
+
+
+def nudge_estimate(session: Session, estimate: UUID) -> None:
+    """Note that an estimate's rows are to be counted."""
+    _note(session, Nudge(estimate, EstimateState.PENDING))
+
+
+def _note(session: Session, nudge: Nudge) -> None:
     noted: list[Nudge] = session.info.setdefault(_KEY, [])
-    noted.append(Nudge(job=job.id, state=JobState(job.state)))
+    noted.append(nudge)
 
 
 def take_nudges(session: Session) -> list[Nudge]:

@@ -8,27 +8,26 @@ from sqlalchemy.orm import Session
 
 from domain import access
 from domain.audit import AuditEvent, Outcome
-from domain.digests import Manifest
 from domain.failpoints import FailPoint, failpoint
 from domain.jobs import JobState
 from domain.plans import InspectReport
 from domain.runs import RunSpec
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
-from services import audit
+from services import audit, estimates, inspections
 from services.base_models import manifest_of
+from services.inspections import Counting
 from services.jobs import close, pause, queue, tell
 from services.leases import JobError
 
 
 @dataclass(frozen=True)
 class ValidationWork:
-    """What a validator needs: the job's specification, and the files of its base model."""
+    """What a validator needs: the job's specification, and its rows to be counted where they have never been."""
 
-    job: UUID
-    department: UUID
     spec: RunSpec
-    base_model: Manifest
+    counting: Counting
+    report: InspectReport | None
 
 
 def department_of(session: Session, job: UUID) -> UUID | None:
@@ -41,23 +40,22 @@ def load(session: Session, job: UUID) -> ValidationWork | None:
     found = session.get(Job, job)
     if found is None or found.state != JobState.VALIDATING_FILES:
         return None
-    return ValidationWork(
-        job=job,
-        department=found.department_id,
-        spec=RunSpec.model_validate(found.spec, strict=False),
-        base_model=manifest_of(session.get_one(BaseModel, found.base_model_id)),
-    )
+    spec = RunSpec.model_validate(found.spec, strict=False)
+    base_model = manifest_of(session.get_one(BaseModel, found.base_model_id))
+    counting = Counting(job, found.department_id, spec.data, base_model)
+    return ValidationWork(spec, counting, inspections.find(session, counting.key))
 
 
-def accept(session: Session, job: UUID, report: InspectReport) -> None:
+def accept(session: Session, job: UUID, report: InspectReport, *, currency: str = "usd") -> None:
     """The files can be trained on: the job queues, or pauses where that was asked for.
 
-    Nothing happens when it no longer waits for this.
+    Nothing happens when it no longer waits for this. currency: of the estimate that it keeps.
     """
     found = _waiting(session, job)
     if found is None:
         return
-    found.inspection = report.model_dump(mode="json", exclude={"files": {"__all__": {"preview"}}})
+    found.inspection = inspections.dumped(report)
+    found.estimate = estimates.of_job(session, found, report, currency=currency).model_dump(mode="json")
     for file in report.files:
         if file.too_long_rows:
             tell(

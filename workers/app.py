@@ -14,11 +14,11 @@ from uuid import UUID
 from celery import signals
 
 from runtime import logs, wiring
-from runtime.queue import SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK
+from runtime.queue import COUNT_TASK, SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK
 from runtime.settings import load
 from workers.sweeper import sweep
 from workers.training import Worker
-from workers.validation import validate
+from workers.validation import count, validate
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def _task(name: str, work: Callable[..., None]) -> None:
 
 _task(TRAIN_TASK, train)
 _task(VALIDATE_TASK, lambda job_id: validate(runtime, UUID(job_id)))
+_task(COUNT_TASK, lambda estimate_id: count(runtime, UUID(estimate_id)))
 _task(SWEEP_TASK, lambda: sweep(runtime))
 
 

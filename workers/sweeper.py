@@ -7,11 +7,12 @@ import logging
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from domain.estimates import EstimateState
 from domain.failpoints import FailPoint, failpoint
 from domain.refusals import Refusal
 from runtime.queue import ring_again
 from runtime.wiring import Runtime
-from services import leases
+from services import estimates, leases
 from services.doorbell import Nudge
 from workers.accounts import keep_accounts
 
@@ -33,8 +34,11 @@ def sweep(runtime: Runtime) -> None:
     _preempt(runtime)
     with runtime.platform() as session:
         waiting = leases.to_nudge(session, runtime.settings.nudge_after_s)
+        uncounted = estimates.to_nudge(session, runtime.settings.nudge_after_s)
+        estimates.forget(session, inspections_after_s=runtime.settings.inspection_kept_s)
     failpoint(FailPoint.SWEEP_BEFORE_RING)
-    ring_again(runtime.queue, [Nudge(job=job, state=state) for job, state in waiting])
+    nudges = [Nudge(job, state) for job, state in waiting]
+    ring_again(runtime.queue, [*nudges, *(Nudge(estimate, EstimateState.PENDING) for estimate in uncounted)])
     keep_accounts(runtime)
 
 

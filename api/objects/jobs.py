@@ -3,8 +3,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from api.objects.estimates import ActualObject, FiguresObject
 from api.objects.shape import Identified, Shape, seconds, seconds_or_none
 from domain.adapters import model_name
+from domain.estimates import Actual, Estimate
 from domain.ids import IdKind, public_id
 from domain.jobs import JobState
 from domain.runs import RunSpec
@@ -161,12 +163,17 @@ class JobObject(Identified):
     spec: dict[str, Any] = Field(description="The frozen specification of its run, files as digests. Ours.")
     progress: JobProgressObject | None = Field(description="How far it is; kept when it has ended. Ours.")
     adapter: JobAdapterObject | None = Field(description="The version it made. Ours.")
+    estimate: FiguresObject | None = Field(
+        description="What it was thought to come to when its rows had been counted. Ours."
+    )
+    actual: ActualObject | None = Field(description="What it came to, once it has succeeded. Ours.")
 
     @classmethod
     def of(cls, job: Job, version: AdapterVersion | None, *, organisation: str) -> "JobObject":
         """From its row, and that of the version it made."""
         spec = RunSpec.model_validate(job.spec, strict=False)
         hyperparameters = HyperparametersObject.model_validate(job.hyperparameters)
+        estimate = Estimate.model_validate(job.estimate, strict=False) if job.estimate else None
         return cls(
             id=public_id(IdKind.JOB, job.id),
             created_at=seconds(job.created_at),
@@ -194,6 +201,8 @@ class JobObject(Identified):
             spec=job.spec,
             progress=JobProgressObject.model_validate(job.progress) if job.progress else None,
             adapter=_adapter(job, version),
+            estimate=FiguresObject.of(estimate) if estimate else None,
+            actual=ActualObject.of(Actual.model_validate(job.actual, strict=False), estimate) if job.actual else None,
         )
 
 

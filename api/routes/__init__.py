@@ -5,6 +5,7 @@ from api.routes import (
     audit,
     base_models,
     departments,
+    estimates,
     files,
     jobs,
     keys,
@@ -20,7 +21,7 @@ from api.routes import (
 
 # In the order in which the OpenAPI document shows them.
 ROUTERS = (
-    principals.router, models.router, base_models.router, files.router, jobs.router, adapters.router, lineage.router,
-    departments.router, users.router, members.router, service_accounts.router, keys.router, limits.router,
-    usage.router, audit.router,
+    principals.router, models.router, base_models.router, files.router, jobs.router, estimates.router, adapters.router,
+    lineage.router, departments.router, users.router, members.router, service_accounts.router, keys.router,
+    limits.router, usage.router, audit.router,
 )  # fmt: skip

@@ -16,6 +16,7 @@ from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind, parse_id
 from domain.job_requests import JobRequest
 from models_db.jobs import Job
+from runtime.settings import Settings
 from services import adapters, jobs
 from services.jobs import JobLimits
 
@@ -41,23 +42,27 @@ def _object(session: Session, caller: Caller, job: Job) -> JobObject:
     return JobObject.of(job, version, organisation=caller.runtime.settings.organisation)
 
 
+def limits_of(settings: Settings) -> JobLimits:
+    """What the settings allow of a job."""
+    return JobLimits(
+        max_unfinished_jobs=settings.max_unfinished_jobs,
+        max_total_steps=settings.max_total_steps,
+        currency=settings.currency,
+    )
+
+
 @router.post("", summary="Submit a job")
 def create(caller: Authenticated, request: Request, wanted: Annotated[JobRequest, json_body(JobRequest)]) -> JobObject:
     """Train an adapter. Everything that can be told without the base model's tokenizer is checked here.
 
     A repetition that the client marks as one, within a minute, answers with the job already made.
     """
-    settings = caller.runtime.settings
     with caller.in_department() as session:
         job = jobs.submit(
             session,
             caller.principal,
             wanted,
-            limits=JobLimits(
-                max_unfinished_jobs=settings.max_unfinished_jobs,
-                max_total_steps=settings.max_total_steps,
-                currency=settings.currency,
-            ),
+            limits=limits_of(caller.runtime.settings),
             seed=secrets.randbelow(2**31),
             is_retry=request.headers.get("x-stainless-retry-count", "0") != "0",
         )

@@ -26,6 +26,7 @@ from models_db import sessions
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
 from models_db.base_models import BaseModel
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
+from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.tables import DEPARTMENT_TABLES, Table
@@ -41,11 +42,17 @@ DEFINER_FUNCTIONS = {
     "claimable_jobs",
     "departments_to_sample",
     "departments_to_warn",
+    "estimate_accuracy",
+    "estimate_department",
+    "estimates_to_nudge",
     "expired_leases",
+    "forget_estimates",
     "job_department",
     "jobs_to_nudge",
     "list_departments",
+    "measured_speeds",
     "preemptable_jobs",
+    "queue_ahead",
     "touch_key",
     "usage_of_all_departments",
 }
@@ -151,6 +158,11 @@ def _furnish(app: Engine, name: str) -> UUID:
                 LineageEdge(
                     department_id=department, subject_type="adapter_version", subject_id=version.id,
                     relation="trained_on", object_type="file", object_id=file.id,
+                ),
+                Inspection(department_id=department, key="sha256:3", report={}),
+                AskedEstimate(
+                    department_id=department, base_model_id=base_model.id, request={}, data={},
+                    inspection_key="sha256:4", created_by=user.id, expires_at=func.now(),
                 ),
                 Evaluation(
                     department_id=department, version_id=version.id, file_id=file.id, base_report={},

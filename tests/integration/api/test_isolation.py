@@ -17,6 +17,7 @@ from tests.integration.conftest import http, rows
 WITHOUT_ID = {
     "GET /v1/me", "GET /v1/models", "GET /v1/files", "POST /v1/files", "GET /v1/fine_tuning/jobs",
     "POST /v1/fine_tuning/jobs", "GET /v1/adapters", "GET /v1/organization/projects", "POST /v1/organization/projects",
+    "POST /v1/estimates", "GET /v1/estimates/accuracy",
     "GET /v1/organization/users", "POST /v1/organization/users", "GET /v1/organization/audit_logs",
     "GET /v1/organization/costs", "GET /v1/usage",
 }  # fmt: skip
@@ -64,15 +65,25 @@ def ids_of(finished: Finished) -> dict[str, str]:
         base = f"/organization/projects/{department.id}"
         account = admin.post(f"{base}/service_accounts", json={"name": "robot"}).raise_for_status().json()
     return {
-        "file_id": finished.file, "job_id": finished.job, "name": finished.adapter, "reference": "1",
+        "file_id": finished.file, "job_id": finished.job, "estimate_id": estimate_of(finished),
+        "name": finished.adapter, "reference": "1",
         "object_id": finished.version, "model": finished.model, "project_id": department.id,
         "user_id": department.trainer.id, "service_account_id": account["id"], "key_id": account["api_key"]["id"],
     }  # fmt: skip
 
 
+def estimate_of(finished: Finished) -> str:
+    """The id of an estimate that waits: of rows that nobody has had counted."""
+    with finished.department.http() as client:
+        body = {"model": "tiny", "training_file": finished.department.upload(rows(3, salt=7))}
+        asked: str = client.post("/estimates", json=body).raise_for_status().json()["id"]
+        return asked
+
+
 def invented() -> dict[str, str]:
     kinds = {
-        "file_id": IdKind.FILE, "job_id": IdKind.JOB, "object_id": IdKind.ADAPTER_VERSION,
+        "file_id": IdKind.FILE, "job_id": IdKind.JOB, "estimate_id": IdKind.ESTIMATE,
+        "object_id": IdKind.ADAPTER_VERSION,
         "project_id": IdKind.DEPARTMENT, "user_id": IdKind.USER, "service_account_id": IdKind.SERVICE_ACCOUNT,
         "key_id": IdKind.API_KEY,
     }  # fmt: skip
@@ -138,6 +149,16 @@ def test_nothing_of_theirs_was_changed_by_all_that(neighbours: Neighbours) -> No
         for path in (f"users/{ids['user_id']}", f"service_accounts/{ids['service_account_id']}",
                      f"api_keys/{ids['key_id']}"):  # fmt: skip
             assert admin.get(f"{base}/{path}").is_success
+
+
+@pytest.mark.parametrize("param", ["training_file", "validation_file", "evaluation_file"])
+def test_another_departments_file_in_an_estimate_is_as_unknown_as_nobodys(neighbours: Neighbours, param: str) -> None:
+    told = []
+    for side in (neighbours.theirs, neighbours.nobodys):
+        body = {"model": "tiny", "training_file": neighbours.ours.file} | {param: side.ids["file_id"]}
+        told.append(neighbours.caller.post("/estimates", json=body).json() | {"created_at": 0})
+    assert told[0] == told[1]
+    assert [(reason["code"], reason["param"]) for reason in told[0]["reasons"]] == [("unknown_file", param)]
 
 
 @pytest.mark.parametrize("param", ["training_file", "validation_file", "evaluation_file"])

@@ -64,6 +64,23 @@ def test_the_database_orders_jobs_as_the_formula_does(department: Any, admin: Co
     assert len(found) == sum(len(standing.waiting) for standing in standings) > 0
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_place_foretold_to_a_job_is_the_one_it_gets(department: Any, admin: Connection, seed: int) -> None:
+    template = department.submit_queued()
+    chance = random.Random(seed)
+    standings = [_standing(chance) for _ in range(chance.randint(2, 6))]
+    admin.execute(text("UPDATE jobs SET state = 'cancelled', finished_at = now() WHERE state = 'queued'"))
+    for standing in standings:
+        _enter(admin, standing, template)
+    newest = Waiting(UUID(int=2**128 - 1), chance.randint(-2, 2))
+    asking = chance.choice(standings)
+    admin.execute(text("SELECT set_config('app.department', :department, true)"), {"department": asking.department.hex})
+    told = text("SELECT cardinality(ahead_s) FROM queue_ahead(:priority, :half_life_s)")
+    place = admin.execute(told, {"priority": newest.priority, "half_life_s": HALF_LIFE_S}).scalar_one()
+    asking.waiting.append(newest)
+    assert order(standings, HALF_LIFE_S).index(newest.job) == place
+
+
 def _standing(chance: random.Random) -> Standing:
     return Standing(
         department=uuid4(),
