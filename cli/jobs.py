@@ -1,21 +1,22 @@
-"""`tsugiki jobs`: submit, watch, look, pause, resume, cancel."""
+"""`tsugiki jobs`: estimate, submit, watch, look, pause, resume, cancel."""
 
 import itertools
-from collections.abc import Callable, Sequence
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cli import files
-from cli.connection import PAGE_ROWS, Connection, JsonObject, translated
+from cli.connection import PAGE_ROWS, Connection, JsonObject, Refused, translated
 from cli.course import LOSS, Course
+from cli.estimates import ACCURACY_COLUMNS, ESTIMATE_DETAILS, ESTIMATED_AND_ACTUAL, in_a_line
+from cli.job_options import Described, given, with_job_options
 from cli.output import Column, duration, number, plain, share, size, when
 from cli.plot import svg
 from cli.session import Session
-from cli.watch import Followed, complain, follow
+from cli.watch import EVERY_S, Followed, complain, follow
+from domain.estimates import EstimateState
 from domain.jobs import JobState
-from domain.runs import LoraBias, LoraInit, Schedule, TooLong
 
 
 class WatchingEnded(Exception):  # noqa: N818 - named for the fact, as refusals are
@@ -73,6 +74,7 @@ DETAILS = (
     Column("of peak", lambda item: share(_told(item, "mfu"))),
     Column("memory", lambda item: size(_told(item, "memory_bytes"))),
     Column("time left", lambda item: duration(_left_s(item))),
+    *ESTIMATED_AND_ACTUAL,
     Column("error", "error"),
 )
 EVENT_COLUMNS = (
@@ -88,115 +90,61 @@ CHECKPOINT_COLUMNS = (
     Column("id", "id"),
 )
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="As `jobs list` shows it: ftjob-….")]
-PATTERN = "Another rank for the layers whose names end so: layers.0.self_attn.q_proj=16."
-Rows = "A file here, which is uploaded first, or the id of an uploaded one."
 
 
 @app.command()
+@with_job_options
 def submit(
     context: typer.Context,
+    described: Described,
     *,
-    model: Annotated[str, typer.Option(help="A registered base model's name.")],
-    train: Annotated[str, typer.Option(help=Rows)],
-    validation: Annotated[str | None, typer.Option(help=f"{Rows} Its loss is measured on the way.")] = None,
-    evaluation: Annotated[str | None, typer.Option(help=f"{Rows} Base and adapter are compared on it.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Names the adapter.")] = None,
-    rank: Annotated[int | None, typer.Option(help="LoRA rank; 8 when left out.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Scale; twice the rank when left out.")] = None,
-    dropout: Annotated[
-        float | None, typer.Option(help="Share of the adapter's inputs left out; 0 when left out.")
-    ] = None,
-    target_module: Annotated[list[str] | None, typer.Option(help="May be repeated; all linear when left out.")] = None,
-    rslora: Annotated[bool | None, typer.Option(help="Scale by alpha / sqrt(rank).", show_default=False)] = None,
-    dora: Annotated[
-        bool | None,
-        typer.Option(help="Train the length of each weight's rows apart from its direction.", show_default=False),
-    ] = None,
-    init: Annotated[LoraInit | None, typer.Option(help="How the factors begin; kaiming when left out.")] = None,
-    bias: Annotated[LoraBias | None, typer.Option(help="Biases of the base that are trained too.")] = None,
-    rank_pattern: Annotated[
-        list[str] | None, typer.Option(metavar="LAYERS=RANK", help=f"{PATTERN} May be repeated.")
-    ] = None,
-    alpha_pattern: Annotated[
-        list[str] | None, typer.Option(metavar="LAYERS=ALPHA", help="The same for alpha. May be repeated.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the rows; 3 when left out.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of --epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step; 8 when left out.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Peak; chosen by the model's width when left out.")
-    ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
-    clip_norm: Annotated[
-        float | None, typer.Option(help="Gradients are clipped to this norm; 0 does not clip.")
-    ] = None,
-    schedule: Annotated[Schedule | None, typer.Option(help="How the learning rate falls after the warm-up.")] = None,
-    warmup_ratio: Annotated[float | None, typer.Option(help="Share of the steps in which it rises.")] = None,
-    max_seq_len: Annotated[int | None, typer.Option(help="Tokens of the longest row.")] = None,
-    too_long: Annotated[TooLong | None, typer.Option(help="What happens to longer rows.")] = None,
-    checkpoint_every_steps: Annotated[int | None, typer.Option(help="Steps between points to go on from.")] = None,
-    validate_every_steps: Annotated[
-        int | None, typer.Option(help="Steps between validations; 0 validates after the last alone.")
-    ] = None,
-    priority: Annotated[
-        int | None, typer.Option(help="-100 to 100; the department's most urgent job is taken first. 0 when left out.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order of rows and the adapter's first weights.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Then watch it, as `jobs watch` does.")] = False,
 ) -> None:
     """Train an adapter. What is left out is chosen by the service; `jobs show` tells what it chose."""
     session = Session.of(context)
-    connection, shelf = session.connection, files.Shelf(session.connection, session.output)
-    lora = {
-        "rank": rank, "alpha": alpha, "dropout": dropout, "target_modules": target_module, "use_rslora": rslora,
-        "use_dora": dora, "init": init, "bias": bias,
-        "rank_pattern": _pattern(rank_pattern, int, option="--rank-pattern"),
-        "alpha_pattern": _pattern(alpha_pattern, float, option="--alpha-pattern"),
-        "learning_rate": learning_rate, "schedule": schedule, "warmup_ratio": warmup_ratio, "max_steps": max_steps,
-        "max_seq_len": max_seq_len, "too_long": too_long, "weight_decay": weight_decay, "clip_norm": clip_norm,
-        "checkpoint_every_steps": checkpoint_every_steps, "validate_every_steps": validate_every_steps,
-    }  # fmt: skip
-    request = {
-        "model": model,
-        "training_file": shelf.id_of(train, option="--train"),
-        "validation_file": validation and shelf.id_of(validation, option="--validation"),
-        "suffix": suffix,
-        "seed": seed,
-        "hyperparameters": _given({"n_epochs": epochs, "batch_size": batch_size}) or None,
-    }
-    extra = {
-        "evaluation_file": evaluation and shelf.id_of(evaluation, option="--evaluation"),
-        "lora": _given(lora) or None,
-        "priority": priority,
-    }
-    job = create(connection, request, extra)
+    if not session.output.as_json and (line := _quick_estimate(session.connection, described)):
+        session.output.story.print(plain(line), markup=False, soft_wrap=True)
+    job = create(session.connection, described.request, described.extra)
     if watch:
-        _watch(session, Followed(connection, job, title=_adapter(job)))
+        _watch(session, Followed(session.connection, job, title=_adapter(job)))
     else:
         session.output.said(job, f"Submitted {job['id']}. Watch it: tsugiki jobs watch {job['id']}")
 
 
-def _pattern(given: Sequence[str] | None, number: Callable[[str], float], *, option: str) -> dict[str, float] | None:
-    pattern: dict[str, float] = {}
-    for each in given or ():
-        layers, _, value = each.rpartition("=")
-        try:
-            pattern[layers] = number(value)
-        except ValueError:
-            raise typer.BadParameter("Give layers=number.", param_hint=option) from None
-    return pattern or None
+@app.command()
+@with_job_options
+def estimate(context: typer.Context, described: Described) -> None:
+    """Say what a job would come to, and what would refuse it. Files named here are uploaded; nothing is submitted."""
+    session = Session.of(context)
+    found = session.connection.post("estimates", body=described.body)
+    while found["status"] == EstimateState.PENDING:
+        time.sleep(EVERY_S)
+        found = session.connection.get("estimates", found["id"])
+    session.output.one(found, ESTIMATE_DETAILS)
+
+
+@app.command()
+def accuracy(context: typer.Context) -> None:
+    """Show how far off estimates were, over the ended jobs of all departments."""
+    session = Session.of(context)
+    session.output.rows(session.connection.get("estimates", "accuracy")["data"], ACCURACY_COLUMNS)
+
+
+def _quick_estimate(connection: Connection, described: Described) -> str | None:
+    """A job's estimate in one line, where the service has it at hand. Whether the job may be is the submit's to say."""
+    try:
+        found = connection.post("estimates", body=described.body)
+    except Refused:
+        return None
+    return in_a_line(found["estimate"]) if found["status"] == EstimateState.READY and found["estimate"] else None
 
 
 def create(connection: Connection, request: JsonObject, extra: JsonObject) -> JsonObject:
     """Submit through the official client; `extra` are Tsugiki's own fields."""
     with translated():
         jobs: Any = connection.client.fine_tuning.jobs
-        job: JsonObject = jobs.create(**_given(request), extra_body=_given(extra)).to_dict()
+        job: JsonObject = jobs.create(**given(request), extra_body=given(extra)).to_dict()
     return job
-
-
-def _given(fields: JsonObject) -> JsonObject:
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 @app.command("list")

@@ -378,7 +378,11 @@ def test_submit_uploads_the_same_bytes_once(tsugiki: Run, stub: Stub, tmp_path: 
     stub.answer("POST /fine_tuning/jobs", JOB)
     ended = tsugiki("jobs", "submit", "--model", "smollm2", "--train", "rows.jsonl", "--evaluation", "rows.jsonl")
     assert ended.out.splitlines()[0] == "rows.jsonl is there already: file-3"
-    assert [request.partition("?")[0] for request in stub.requests()] == ["GET /files", "POST /fine_tuning/jobs"]
+    assert [request.partition("?")[0] for request in stub.requests()] == [
+        "GET /files",
+        "POST /estimates",
+        "POST /fine_tuning/jobs",
+    ]
     assert json.loads(stub.asked[-1][2])["training_file"] == "file-3"
 
 
@@ -388,6 +392,84 @@ def test_who_may_not_list_files_submits_all_the_same(tsugiki: Run, stub: Stub, t
     stub.answer("POST /files", {"id": "file-7", "object": "file"})
     stub.answer("POST /fine_tuning/jobs", JOB)
     assert tsugiki("jobs", "submit", "--model", "smollm2", "--train", "rows.jsonl").status == 0
+
+
+FIGURES: dict[str, Any] = {
+    "made_at": 1_795_564_800, "steps": 39, "trained_tokens": 15_000, "supervised_tokens": 3000, "seconds": 170.0,
+    "gpu_seconds": 340.0, "peak_memory_bytes": 3_000_000_000, "adapter_bytes": 9_000_000, "cost": 0.68,
+    "currency": "EUR", "queue_position": 2, "expected_start": 1_795_564_860, "expected_finish": 1_795_565_030,
+    "device": "cuda", "ranks": 2, "measured_runs": 5, "gaps": [],
+}  # fmt: skip
+ESTIMATE: dict[str, Any] = {
+    "id": "estimate-1", "object": "estimate", "status": "ready", "model": "smollm2", "allowed_to_proceed": True,
+    "reasons": [], "estimate": FIGURES,
+}  # fmt: skip
+DESCRIBED = ("--model", "smollm2", "--train", "file-1", "--rank", "4", "--evaluation", "file-2")
+
+
+def test_submit_tells_the_estimate_that_is_at_hand(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("POST /estimates", ESTIMATE)
+    stub.answer("POST /fine_tuning/jobs", JOB)
+    lines = tsugiki("jobs", "submit", *DESCRIBED).out.splitlines()
+    told = "Estimate: 39 steps, 15,000 tokens, about 2 min 50 s on cuda, to begin in about 1 min 00 s, 0.68 EUR."
+    assert lines == [told, "Submitted ftjob-1. Watch it: tsugiki jobs watch ftjob-1"]
+    # Both were asked the same.
+    assert json.loads(stub.asked[0][2]) == json.loads(stub.asked[1][2])
+    stub.asked.clear()
+    assert tsugiki("jobs", "submit", *DESCRIBED, "--json").json == JOB
+    assert stub.requests() == ["POST /fine_tuning/jobs"]
+
+
+def test_submit_does_not_wait_for_an_estimate(tsugiki: Run, stub: Stub) -> None:
+    stub.answer("POST /estimates", ESTIMATE | {"status": "pending"})
+    stub.answer("POST /fine_tuning/jobs", JOB)
+    assert tsugiki("jobs", "submit", *DESCRIBED).out == "Submitted ftjob-1. Watch it: tsugiki jobs watch ftjob-1\n"
+
+
+def test_estimate_waits_until_the_rows_are_counted(tsugiki: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "EVERY_S", 0)
+    gap = {"figure": "cost", "code": "no_price", "message": "There is no price."}
+    reason = {"code": "quota_exceeded", "message": "The department has 9 unfinished jobs.", "param": None}
+    stub.answer("POST /estimates", ESTIMATE | {"status": "pending"})
+    stub.answer("GET /estimates/estimate-1", ESTIMATE | {"status": "pending"})
+    stub.answer("GET /estimates/estimate-1", ESTIMATE | {
+        "allowed_to_proceed": False, "reasons": [reason], "estimate": FIGURES | {"cost": None, "gaps": [gap]},
+    })  # fmt: skip
+    ended = tsugiki("jobs", "estimate", *DESCRIBED)
+    shown = [" ".join(line.split()) for line in ended.out.splitlines()]
+    for line in (
+        "status ready", "allowed no", "because The department has 9 unfinished jobs. (code quota_exceeded)", "steps 39",
+        "tokens 15,000", "time 2 min 50 s", "memory of a rank 3.0 GB", "adapter 9.0 MB", "cost -",
+        "place in the queue 2", "starts 2026-11-25 00:01:00Z", "not known cost: There is no price.",
+    ):  # fmt: skip
+        assert line in shown, line
+    assert json.loads(stub.asked[0][2])["lora"] == {"rank": 4}
+    assert stub.requests() == ["POST /estimates", "GET /estimates/estimate-1", "GET /estimates/estimate-1"]
+
+
+def test_every_command_that_takes_a_job_has_the_same_options(tsugiki: Run) -> None:
+    def options(command: str) -> set[str]:
+        return {word for word in tsugiki("jobs", command, "--help").out.split() if word.startswith("--")}
+
+    assert options("submit") - options("estimate") == {"--watch"}
+    assert options("estimate") >= {"--rank-pattern", "--model", "--no-dora", "--seed"}
+    assert not options("estimate") - options("submit")
+
+
+def test_how_far_off_estimates_were_is_a_table(tsugiki: Run, stub: Stub) -> None:
+    found = {"model": "smollm2", "device": "cpu", "figure": "seconds", "jobs": 7, "median_error": 0.125, "p90_error": 1}
+    stub.answer("GET /estimates/accuracy", {"object": "estimate.accuracy", "data": [found]})
+    assert tsugiki("jobs", "accuracy").out.splitlines()[1].split() == ["smollm2", "cpu", "time", "7", "12.5%", "100.0%"]
+
+
+def test_a_job_shows_its_estimate_beside_what_came(tsugiki: Run, stub: Stub) -> None:
+    settings = dict.fromkeys(("lora", "seed", "training_file", "validation_file", "evaluation_file", "trained_tokens"))
+    actual = {"seconds": 200.0, "trained_tokens": 15_000, "relative_errors": {"seconds": -0.15, "trained_tokens": 0.0}}
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | settings | {"estimate": FIGURES, "actual": actual})
+    shown = [" ".join(line.split()) for line in tsugiki("jobs", "show", "ftjob-1").out.splitlines()]
+    assert "time 2 min 50 s estimated, 3 min 20 s in fact (-15.0%)" in shown
+    assert "tokens 15,000 estimated, 15,000 in fact (+0.0%)" in shown
+    assert "adapter 9.0 MB estimated" in shown
 
 
 @pytest.mark.parametrize(("state", "shown"), [("running", "1 min 15 s"), ("queued", "-"), ("cancelled", "-")])
