@@ -4,6 +4,7 @@ from api.routes import (
     adapters,
     audit,
     base_models,
+    costs,
     departments,
     estimates,
     files,
@@ -23,5 +24,5 @@ from api.routes import (
 ROUTERS = (
     principals.router, models.router, base_models.router, files.router, jobs.router, estimates.router, adapters.router,
     lineage.router, departments.router, users.router, members.router, service_accounts.router, keys.router,
-    limits.router, usage.router, audit.router,
+    limits.router, usage.router, costs.router, audit.router,
 )  # fmt: skip

@@ -1,10 +1,8 @@
 """The audit trail, in the client's query language."""
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -13,15 +11,14 @@ from sqlalchemy.orm import Session
 from api.deps import Authenticated, Caller
 from api.objects.audit import AuditLogObject
 from api.objects.shape import Page, page_of
+from api.queries import keys_of
 from domain.access import Permission
-from domain.ids import IdKind, parse_any_id, parse_id
+from domain.ids import IdKind, parse_id
 from services import audit
 from services.audit import AuditFilter
 
 router = APIRouter(prefix="/v1/organization/audit_logs", tags=["Audit"])
 
-# Every id is a UUID of version 7; this one is nobody's.
-_NOBODY = UUID(int=0)
 _TICK = timedelta(microseconds=1)
 # The year 9999, beyond which there is no datetime.
 _MAX_SECONDS = 253_402_300_799
@@ -50,9 +47,9 @@ class AuditQuery(BaseModel):
         """In the words of the service. Times are shown in whole seconds, so they are compared as such."""
         return AuditFilter(
             actions=self.event_types,
-            departments=_keys(self.project_ids),
-            actors=_keys(self.actor_ids),
-            resources=_keys(self.resource_ids),
+            departments=keys_of(self.project_ids),
+            actors=keys_of(self.actor_ids),
+            resources=keys_of(self.resource_ids),
             outcomes=self.outcomes,
             since=_moment(max((second for second in (self.gte, _next(self.gt)) if second is not None), default=None)),
             until=_end(min((second for second in (_next(self.lte), self.lt) if second is not None), default=None)),
@@ -75,11 +72,6 @@ def list_page(caller: Authenticated, query: Annotated[AuditQuery, Query()]) -> P
 
 def _session(caller: Caller) -> AbstractContextManager[Session]:
     return caller.runtime.auditor() if caller.principal.may(Permission.AUDIT_READ_ALL) else caller.in_department()
-
-
-def _keys(given: Sequence[str]) -> list[UUID]:
-    """The UUIDs of ids; what is no id stands for nobody, as an unknown one does."""
-    return [parse_any_id(text) or _NOBODY for text in given]
 
 
 def _next(second: int | None) -> int | None:
