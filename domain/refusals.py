@@ -194,6 +194,10 @@ class JobTooLarge(Invalid):
     code = "job_too_large"
 
 
+class IdempotencyKeyReused(Invalid):
+    code = "idempotency_key_reused"
+
+
 class RoleUnknown(Invalid):
     code = "unknown_role"
 

@@ -35,6 +35,7 @@ class Job(Table):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("department_id", "id"),
+        UniqueConstraint("department_id", "submitted_by", "idempotency_key"),
         ForeignKeyConstraint(["department_id", "training_file_id"], ["files.department_id", "files.id"]),
         ForeignKeyConstraint(["department_id", "validation_file_id"], ["files.department_id", "files.id"]),
         ForeignKeyConstraint(["department_id", "evaluation_file_id"], ["files.department_id", "files.id"]),
@@ -68,6 +69,8 @@ class Job(Table):
     hyperparameters: Mapped[dict[str, Any]]
     job_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB)
     request_sha256: Mapped[str]
+    # The caller's own name for the submit: their second one of that name answers with this job.
+    idempotency_key: Mapped[str | None]
     submitted_by: Mapped[UUID]
     submitted_by_type: Mapped[str]
     submitted_key: Mapped[UUID | None]

@@ -16,7 +16,7 @@ from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind
 from domain.job_requests import FileFacts, JobRequest, check_total_steps, resolve
 from domain.jobs import TERMINAL, JobState, check_transition
-from domain.refusals import Conflict, Invalid, NotFound, Refusal, UnknownFile
+from domain.refusals import Conflict, IdempotencyKeyReused, Invalid, NotFound, Refusal, UnknownFile
 from models_db.base_models import BaseModel
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent
@@ -56,19 +56,32 @@ class Admission:
 
 
 def submit(
-    session: Session, principal: Principal, request: JobRequest, *, limits: JobLimits, seed: int, is_retry: bool
+    session: Session,
+    principal: Principal,
+    request: JobRequest,
+    *,
+    limits: JobLimits,
+    seed: int,
+    is_retry: bool,
+    idempotency_key: str | None = None,
 ) -> Job:
     """Enter a job: row, first event and audit in the caller's transaction; the nudge follows its commit.
 
-    seed is used where the request gives none. is_retry says that the client calls this a repetition: the same request
-    by the same key within a minute then answers with the job already made.
+    seed is used where the request gives none. A repetition answers with the job already made: where the caller has
+    named the submit, one of the same name, at any time; else one that the client calls a repetition (is_retry), by the
+    same API key and within a minute. Raises IdempotencyKeyReused where the name stands for another request.
     """
     require(principal, Permission.JOB_SUBMIT)
     # Quota and repetition are decided on what is there: two submits of one department must not decide at once.
     take_lock(session, f"submits of {principal.department}")
-    if is_retry and (earlier := _earlier(session, principal, _sha256_of(request))):
+    if idempotency_key is not None:
+        earlier = _made_under(session, principal, _sha256_of(request), idempotency_key)
+    else:
+        earlier = _just_made(session, principal, _sha256_of(request)) if is_retry else None
+    if earlier is not None:
         return earlier
     job = admit(session, principal, request, limits=limits, seed=seed).accepted
+    job.idempotency_key = idempotency_key
     session.add(job)
     session.flush()
     tell(session, job, "Created fine-tuning job.")
@@ -173,7 +186,16 @@ def _sha256_of(request: JobRequest) -> str:
     return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
 
 
-def _earlier(session: Session, principal: Principal, request_sha256: str) -> Job | None:
+def _made_under(session: Session, principal: Principal, request_sha256: str, key: str) -> Job | None:
+    found = session.scalars(
+        select(Job).where(Job.submitted_by == principal.id, Job.idempotency_key == key)
+    ).one_or_none()
+    if found is not None and found.request_sha256 != request_sha256:
+        raise IdempotencyKeyReused("This key was used for another request.", param="Idempotency-Key")
+    return found
+
+
+def _just_made(session: Session, principal: Principal, request_sha256: str) -> Job | None:
     return session.scalars(
         select(Job)
         .where(

@@ -4,7 +4,7 @@ import re
 import secrets
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from sqlalchemy.orm import Session
 
 from api.bodies import json_body
@@ -23,6 +23,16 @@ from services.jobs import JobLimits
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
 JobId = Annotated[str, Path(description="A job's id, `ftjob-…`.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The caller's own name for this request; the same again answers with what the first one made.",
+        min_length=1,
+        max_length=255,
+        pattern="^[ -~]*$",
+    ),
+]
 _METADATA = re.compile(r"metadata\[(.{1,64})\]")
 _METADATA_PARAMETER = {
     "parameters": [
@@ -52,10 +62,16 @@ def limits_of(settings: Settings) -> JobLimits:
 
 
 @router.post("", summary="Submit a job")
-def create(caller: Authenticated, request: Request, wanted: Annotated[JobRequest, json_body(JobRequest)]) -> JobObject:
+def create(
+    caller: Authenticated,
+    request: Request,
+    wanted: Annotated[JobRequest, json_body(JobRequest)],
+    idempotency_key: IdempotencyKey = None,
+) -> JobObject:
     """Train an adapter. Everything that can be told without the base model's tokenizer is checked here.
 
-    A repetition that the client marks as one, within a minute, answers with the job already made.
+    A repetition answers with the job already made: one of the same `Idempotency-Key`, or one that the client marks as
+    such within a minute.
     """
     with caller.in_department() as session:
         job = jobs.submit(
@@ -65,6 +81,7 @@ def create(caller: Authenticated, request: Request, wanted: Annotated[JobRequest
             limits=limits_of(caller.runtime.settings),
             seed=secrets.randbelow(2**31),
             is_retry=request.headers.get("x-stainless-retry-count", "0") != "0",
+            idempotency_key=idempotency_key,
         )
         entered = _object(session, caller, job)
     failpoint(FailPoint.SUBMIT_COMMITTED)
