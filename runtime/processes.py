@@ -39,7 +39,7 @@ class ChildProcess:
 
     `identity` is a command it runs under, to be another user. `death_signal` is what the kernel sends it when its
     starting thread ends. `inherit` are file descriptors it gets beside its standard streams. `restarts` is how often
-    a group starts it again after an unexpected end.
+    a group starts it again after an unexpected end; with `may_end` an end with status 0 is not one.
     """
 
     name: str
@@ -52,6 +52,7 @@ class ChildProcess:
     death_signal: signal.Signals = signal.SIGKILL
     inherit: Sequence[int] = ()
     restarts: int = 0
+    may_end: bool = False
     started_at: float = field(default=0.0, init=False, repr=False)
     _process: "subprocess.Popen[bytes] | None" = field(default=None, init=False, repr=False)
     _pidfd: int = field(default=-1, init=False, repr=False)
@@ -194,6 +195,9 @@ class ProcessGroup:
         if ended in self._watched:
             raise ChildEnded(f"{ended.name} ended\n{ended.log_tail()}")
         status = ended.reap()
+        if status == 0 and ended.may_end:
+            logger.info("%s has ended, as it may", ended.name)
+            return
         if time.monotonic() - ended.started_at > _STEADY_S:
             self._restarts[ended.name] = 0
         restarts = self._restarts[ended.name]

@@ -113,7 +113,7 @@ def _children(
     environment.pop("TSUGIKI_DATABASE_ADMIN_URL")
     python = sys.executable
 
-    def child(name: str, *arguments: str, inherit: Sequence[int] = ()) -> ChildProcess:
+    def child(name: str, *arguments: str, inherit: Sequence[int] = (), may_end: bool = False) -> ChildProcess:
         return ChildProcess(
             name=name,
             argv=[python, "-m", *arguments],
@@ -121,10 +121,12 @@ def _children(
             env=environment,
             inherit=inherit,
             restarts=_RESTARTS,
+            may_end=may_end,
         )
 
     def worker(name: str, role: str) -> ChildProcess:
-        return child(name, "workers.main", role, f"--ready-fd={ready}", inherit=[ready])
+        # The operator may retire a train worker.
+        return child(name, "workers.main", role, f"--ready-fd={ready}", inherit=[ready], may_end=role == "train")
 
     return [
         child("api", "api.main", "--fd", str(listener.fileno()), inherit=[listener.fileno()]),

@@ -17,13 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 STUBBORN = 'trap "" TERM; echo ready; while :; do sleep 1; done'
 
 
-def _child(tmp_path: Path, name: str, script: str, *, restarts: int = 0) -> ChildProcess:
+def _child(tmp_path: Path, name: str, script: str, *, restarts: int = 0, may_end: bool = False) -> ChildProcess:
     return ChildProcess(
         name=name,
         argv=["sh", "-c", script],
         log=tmp_path / f"{name}.log",
         env={"PATH": os.environ["PATH"]},
         restarts=restarts,
+        may_end=may_end,
     )
 
 
@@ -62,6 +63,20 @@ def test_a_group_returns_after_sigterm_and_gives_the_signal_back(tmp_path: Path)
     ProcessGroup(children).run()
     assert [child.reap() for child in children] == [-signal.SIGTERM, -signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_child_that_may_end_is_not_started_again(tmp_path: Path) -> None:
+    retiring = _child(tmp_path, "worker", "echo started", restarts=1, may_end=True)
+    stopping = _child(tmp_path, "beat", "sleep 0.5; kill -TERM $PPID; exec sleep 60")
+    ProcessGroup([retiring, stopping]).run()
+    assert retiring.log.read_text() == "started\n"
+
+
+def test_a_child_that_may_end_may_not_fail(tmp_path: Path) -> None:
+    failing = _child(tmp_path, "worker", "echo started; exit 3", restarts=1, may_end=True)
+    with pytest.raises(ChildEnded, match="worker ended with status 3"):
+        ProcessGroup([failing]).run()
+    assert failing.log.read_text().count("started") == 2
 
 
 def test_a_stop_does_not_wait_for_a_planned_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
