@@ -98,9 +98,9 @@ class Connection:
         """GET /v1/path/…; each part of the path is quoted. Raises Refused or Unreachable."""
         return self._json("GET", path, query=query)
 
-    def post(self, *path: str, body: JsonObject) -> JsonObject:
-        """POST a JSON body."""
-        return self._json("POST", path, body=body)
+    def post(self, *path: str, body: JsonObject | None = None, query: Query | None = None) -> JsonObject:
+        """POST a JSON body, or none."""
+        return self._json("POST", path, query=query, body=body)
 
     def delete(self, *path: str) -> JsonObject:
         """DELETE, with no body."""

@@ -24,6 +24,7 @@ from cli import (
     service_accounts,
     usage,
     users,
+    workers,
 )
 from cli.connection import JsonObject, Refused, Unreachable
 from cli.endpoint import EndpointUnknown
@@ -123,6 +124,7 @@ NOUNS = {
     "files": files.app,
     "jobs": jobs.app,
     "adapters": adapters.app,
+    "workers": workers.app,
 }
 for name, noun in NOUNS.items():
     app.add_typer(noun, name=name, no_args_is_help=True)

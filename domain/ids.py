@@ -25,6 +25,7 @@ class IdKind(StrEnum):
     BASE_MODEL = "base-"
     AUDIT_EVENT = "audit_log-"
     LEASE = "lease-"
+    WORKER = "worker-"
 
 
 _HEX = re.compile(r"[0-9a-f]{32}")

@@ -210,6 +210,10 @@ class AlreadyFinished(Conflict):
     code = "already_finished"
 
 
+class WorkerRetired(Conflict):
+    code = "worker_retired"
+
+
 class FileInUse(Conflict):
     code = "in_use"
 

@@ -95,6 +95,8 @@ class Job(Table):
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     # What the files came to under the base model's tokenizer: an InspectReport.
     inspection: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # What a worker must have at least, for a base in 16 bits; NULL fits anywhere.
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     # What it was thought to come to when its rows had been counted, and what it came to: an Estimate, an Actual.
     estimate: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
@@ -114,6 +116,8 @@ class Lease(Table):
     id: Mapped[UuidKey]
     department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"))
     worker: Mapped[str]
+    # NULL where a process claimed that is not registered.
+    worker_id: Mapped[UUID | None] = mapped_column(ForeignKey("workers.id"))
     # Devices that it keeps busy, and which they are where that is known.
     ranks: Mapped[int] = mapped_column(SmallInteger, server_default="1")
     device: Mapped[str | None]

@@ -9,6 +9,7 @@ from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.usage import StorageSample, UsageRecord
+from models_db.workers import Worker
 
 __all__ = [
     "Adapter",
@@ -34,6 +35,7 @@ __all__ = [
     "Table",
     "UsageRecord",
     "User",
+    "Worker",
 ]
 
 # Whose rows belong to one department each; row-level security is forced on all of them.

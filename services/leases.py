@@ -25,7 +25,8 @@ from models_db.base_models import BaseModel
 from models_db.departments import Department
 from models_db.jobs import Job, JobCheckpoint, Lease
 from models_db.sessions import enter_department, take_lock
-from services import audit, usage
+from models_db.workers import Worker
+from services import audit, usage, workers
 from services.base_models import manifest_of
 from services.jobs import close, pause, queue, tell
 
@@ -76,42 +77,59 @@ class Asked(NamedTuple):
 
 
 def claim_next(
-    session: Session, *, worker: str, lease_s: float, half_life_s: float, rate: Rate = UNCHARGED
+    session: Session,
+    *,
+    worker: str,
+    lease_s: float,
+    half_life_s: float,
+    rate: Rate = UNCHARGED,
+    worker_id: UUID | None = None,
 ) -> Claim | None:
     """Take the first job of the fair order, in a platform session, which from then on is that job's department's.
 
-    None where nobody waits. half_life_s: in which a department's use counts for half.
+    None where nobody waits whom this worker may take. half_life_s: in which a department's use counts for half.
     """
     # Two workers that decide at once would both see the departments as they were before either.
     take_lock(session, "claims")
-    for job, department in _candidates(session, half_life_s):
+    for job, department in _candidates(session, half_life_s, worker_id):
         enter_department(session, department)
-        if (held := claim(session, job, worker=worker, lease_s=lease_s, rate=rate)) is not None:
+        held = claim(session, job, worker=worker, lease_s=lease_s, rate=rate, worker_id=worker_id)
+        if held is not None:
             return held
     return None
 
 
-def _candidates(session: Session, half_life_s: float, limit: int = 20) -> Sequence[tuple[UUID, UUID]]:
-    """(job, department) of queued jobs, in the order of `domain.fair_share`."""
+def _candidates(
+    session: Session, half_life_s: float, worker_id: UUID | None, limit: int = 20
+) -> Sequence[tuple[UUID, UUID]]:
+    """(job, department) of queued jobs, in the order of `domain.fair_share`; a registered worker's that fit it."""
     rows = session.execute(
-        text("SELECT job_id, department_id FROM claimable_jobs(:limit, :half_life_s)"),
-        {"limit": limit, "half_life_s": half_life_s},
+        text("SELECT job_id, department_id FROM claimable_jobs(:limit, :half_life_s, :worker_id)"),
+        {"limit": limit, "half_life_s": half_life_s, "worker_id": worker_id},
     )
     return [(row.job_id, row.department_id) for row in rows]
 
 
-def claim(session: Session, job: UUID, *, worker: str, lease_s: float, rate: Rate = UNCHARGED) -> Claim | None:
+def claim(
+    session: Session,
+    job: UUID,
+    *,
+    worker: str,
+    lease_s: float,
+    rate: Rate = UNCHARGED,
+    worker_id: UUID | None = None,
+) -> Claim | None:
     """Take one queued job in its department's session; None where another worker has it or it no longer waits.
 
-    rate: what the lease is charged by; nothing where none is given.
+    rate: what the lease is charged by; nothing where none is given. worker_id is a registered worker's: one that
+    drains, or has too little memory, gets none.
     """
-    found = session.scalars(
-        select(Job).where(Job.id == job, Job.state == JobState.QUEUED).with_for_update(skip_locked=True)
-    ).one_or_none()
+    found = _waiting_job(session, job, worker_id)
     if found is None:
         return None
     resume = _newest_checkpoint(session, job)
     lease = _lease_of(session, found, resume, worker=worker, lease_s=lease_s, rate=rate)
+    lease.worker_id = worker_id
     session.add(lease)
     session.flush()
     check_transition(JobState(found.state), JobState.RUNNING)
@@ -139,6 +157,17 @@ def claim(session: Session, job: UUID, *, worker: str, lease_s: float, rate: Rat
         base_model=manifest_of(session.get_one(BaseModel, found.base_model_id)),
         resume=resume,
     )
+
+
+def _waiting_job(session: Session, job: UUID, worker_id: UUID | None) -> Job | None:
+    """The job, locked, if it waits and this worker may take it."""
+    waiting = select(Job).where(Job.id == job, Job.state == JobState.QUEUED)
+    if worker_id is not None:
+        registered = workers.admitted(session, worker_id)
+        if registered is None:
+            return None
+        waiting = waiting.where(func.fits(Job.memory_bytes, registered.memory_bytes, registered.weight_bits))
+    return session.scalars(waiting.with_for_update(skip_locked=True)).one_or_none()
 
 
 def _lease_of(
@@ -204,15 +233,16 @@ def renew(session: Session, held: Claim, *, lease_s: float) -> Asked:
     if alive is None:
         raise LeaseLost("The lease has ended.")
     requested = session.execute(
-        select(Job.cancel_requested_at, Job.pause_requested_at, Job.preempt_requested_at).where(
-            Job.id == held.job, Job.epoch == held.epoch, Job.lease_id == held.lease, Job.state == JobState.RUNNING
-        )
+        select(Job.cancel_requested_at, Job.pause_requested_at, Job.preempt_requested_at, Worker.release_asked_at)
+        .join(Lease, Lease.id == Job.lease_id)
+        .outerjoin(Worker, Worker.id == Lease.worker_id)
+        .where(Job.id == held.job, Job.epoch == held.epoch, Job.lease_id == held.lease, Job.state == JobState.RUNNING)
     ).one_or_none()
     if requested is None:
         raise LeaseLost("The job is no longer this worker's.")
     failpoint(FailPoint.RENEW_IN_TX)
-    to_cancel, to_pause, to_preempt = (asked_at is not None for asked_at in requested)
-    return Asked(to_cancel=to_cancel, to_give_back=to_pause or to_preempt)
+    to_cancel, *to_give_back = (asked_at is not None for asked_at in requested)
+    return Asked(to_cancel=to_cancel, to_give_back=any(to_give_back))
 
 
 def hold(session: Session, held: Claim) -> Job:

@@ -12,10 +12,11 @@ from domain.failpoints import FailPoint, failpoint
 from domain.jobs import JobState
 from domain.plans import InspectReport
 from domain.runs import RunSpec
+from domain.workers import least_memory_bytes
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
 from services import audit, estimates, inspections
-from services.base_models import manifest_of
+from services.base_models import facts_of, manifest_of
 from services.inspections import Counting
 from services.jobs import close, pause, queue, tell
 from services.leases import JobError
@@ -55,6 +56,7 @@ def accept(session: Session, job: UUID, report: InspectReport, *, currency: str 
     if found is None:
         return
     found.inspection = inspections.dumped(report)
+    found.memory_bytes = _least_memory_bytes(session, found, report)
     found.estimate = estimates.of_job(session, found, report, currency=currency).model_dump(mode="json")
     for file in report.files:
         if file.too_long_rows:
@@ -69,6 +71,13 @@ def accept(session: Session, job: UUID, report: InspectReport, *, currency: str 
         queue(session, found)
         tell(session, found, "Files validated; the job is queued.")
     failpoint(FailPoint.VALIDATE_IN_TX)
+
+
+def _least_memory_bytes(session: Session, job: Job, report: InspectReport) -> int | None:
+    base_model = session.get_one(BaseModel, job.base_model_id)
+    longest_row_tokens = max((file.longest_row_tokens for file in report.files), default=0)
+    spec = RunSpec.model_validate(job.spec, strict=False)
+    return least_memory_bytes(spec, facts_of(base_model), longest_row_tokens)
 
 
 def refuse(session: Session, job: UUID, error: JobError) -> None:

@@ -13,9 +13,11 @@ from uuid import UUID
 
 from celery import signals
 
+from domain.jobs import JobState
 from runtime import logs, wiring
-from runtime.queue import COUNT_TASK, SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK
+from runtime.queue import COUNT_TASK, SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK, ring
 from runtime.settings import load
+from services.doorbell import Nudge
 from workers.sweeper import sweep
 from workers.training import Worker
 from workers.validation import count, validate
@@ -31,10 +33,18 @@ app.conf.worker_pool = "solo"
 worker = Worker(runtime, f"{socket.gethostname()}:{os.getpid()}", threading.Event())
 
 
-def train(_job_id: str) -> None:
-    """There is work: do it until there is none. Which job rang is no matter."""
-    while worker.run_next():
-        pass
+def train(job_id: str) -> None:
+    """There is work: do it until there is none. Which job rang is no matter.
+
+    A worker that drains hands the ring on, and then hears no more: the next ones go to those who may claim.
+    """
+    while True:
+        while worker.run_next():
+            pass
+        if worker.stop.is_set() or not worker.is_draining():
+            return
+        ring(runtime.queue, Nudge(UUID(job_id), JobState.QUEUED))
+        worker.sit_out()
 
 
 def _task(name: str, work: Callable[..., None]) -> None:
@@ -52,6 +62,11 @@ _task(TRAIN_TASK, train)
 _task(VALIDATE_TASK, lambda job_id: validate(runtime, UUID(job_id)))
 _task(COUNT_TASK, lambda estimate_id: count(runtime, UUID(estimate_id)))
 _task(SWEEP_TASK, lambda: sweep(runtime))
+
+
+def end() -> None:
+    """End this process as its supervisor would: what runs is given back, and the exit status is 0."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _on_shutdown(**_about: object) -> None:

@@ -42,6 +42,8 @@ class Calibrations:
     def __init__(self, settings: Settings, launcher: Launcher) -> None:
         self._settings, self._launcher = settings, launcher
         self._in_vain: set[Path] = set()
+        # The one that the last job computed by, for whoever wants to know what this machine can.
+        self.newest: CalibrateReport | None = None
 
     def compute_for(self, base_model: Digest, files: Path, folder: Path, supervisor: Supervisor) -> Compute:
         """How this worker computes on a base model; `folder`, which is not there yet, is where it may measure.
@@ -56,6 +58,7 @@ class Calibrations:
                 self._in_vain.add(kept)
             else:
                 _keep(report, kept)
+        self.newest = report or self.newest
         return compute_of(self._settings, report)
 
     def _key(self, base_model: Digest) -> str:

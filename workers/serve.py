@@ -8,6 +8,8 @@ from celery import signals
 from runtime.queue import SWEEP_QUEUE, TRAIN_QUEUE, VALIDATE_QUEUE
 from runtime.settings import hide_memory
 from workers import app as edge
+from workers.capabilities import facts_of
+from workers.presence import Presence
 
 # One process each: a sweep must not wait behind an inspection, nor that behind a training.
 QUEUES = {"train": TRAIN_QUEUE, "validate": VALIDATE_QUEUE, "sweep": SWEEP_QUEUE}
@@ -23,14 +25,32 @@ def serve(role: str, ready_fd: int | None = None) -> int:
         edge.app.Beat(scheduler="celery.beat:Scheduler", quiet=True).run()
         return 0
     if role == "train":
+        edge.worker.presence = _presence()
         # Celery's main thread, which outlives every task.
-        signals.worker_ready.connect(lambda **_about: edge.worker.warm.start(), weak=False)
+        signals.worker_ready.connect(_begin, weak=False)
     options = ("--without-gossip", "--without-mingle", "--without-heartbeat", f"--hostname={role}-{os.getpid()}@%h")
     try:
         status: int | None = edge.app.worker_main(["worker", "--pool=solo", "-Q", QUEUES[role], *options])
     finally:
         edge.worker.warm.close()
+        if edge.worker.presence is not None:
+            edge.worker.presence.close()
     return status or 0
+
+
+def _presence() -> Presence:
+    return Presence(
+        edge.runtime,
+        facts_of(edge.settings, edge.worker.name),
+        measured=lambda: edge.worker.calibrations.newest,
+        end=edge.end,
+    )
+
+
+def _begin(**_about: object) -> None:
+    if edge.worker.presence is not None:
+        edge.worker.presence.start()
+    edge.worker.warm.start()
 
 
 if __name__ == "__main__":

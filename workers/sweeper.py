@@ -12,7 +12,7 @@ from domain.failpoints import FailPoint, failpoint
 from domain.refusals import Refusal
 from runtime.queue import ring_again
 from runtime.wiring import Runtime
-from services import estimates, leases
+from services import estimates, leases, workers
 from services.doorbell import Nudge
 from workers.accounts import keep_accounts
 
@@ -32,6 +32,8 @@ def sweep(runtime: Runtime) -> None:
             # The next sweep finds it again; the others are not to wait for it.
             log.exception("job %s: its lost worker could not be swept", job)
     _preempt(runtime)
+    with runtime.platform() as session:
+        workers.retire_forgotten(session)
     with runtime.platform() as session:
         waiting = leases.to_nudge(session, runtime.settings.nudge_after_s)
         uncounted = estimates.to_nudge(session, runtime.settings.nudge_after_s)

@@ -20,24 +20,29 @@ from workers.calibration import Calibrations
 from workers.engine_process import Launcher
 from workers.fence import Fence
 from workers.patience import Patience
+from workers.presence import Presence
 from workers.scratch import scratch_folder
 from workers.verdicts import Verdict
 from workers.warm import WarmEngine
 
 log = logging.getLogger(__name__)
 
+LOOK_S = 0.5
+
 
 @dataclass
 class Worker:
     """One process that trains. When `stop` is set, its run writes a checkpoint and goes back to the queue.
 
-    `warm` holds a process between jobs: whoever ends a worker closes it.
+    `warm` holds a process between jobs: whoever ends a worker closes it. Without `presence` it is in no registry, and
+    nobody can drain it.
     """
 
     runtime: Runtime
     name: str
     stop: threading.Event
     launcher: Launcher = field(default_factory=Launcher)
+    presence: Presence | None = None
     warm: WarmEngine = field(init=False)
     calibrations: Calibrations = field(init=False)
 
@@ -51,6 +56,7 @@ class Worker:
         """Run the job whose turn it is; whether there was one. From the main thread only."""
         if self.stop.is_set():
             return False
+        worker_id = self.presence.registered() if self.presence else None
         settings, claimed_at = self.runtime.settings, time.monotonic()
         with self.runtime.platform() as session:
             held = leases.claim_next(
@@ -59,6 +65,7 @@ class Worker:
                 rate=self._rate,
                 lease_s=settings.lease_s,
                 half_life_s=settings.fair_share_half_life_s,
+                worker_id=worker_id,
             )
         if held is None:
             return False
@@ -69,6 +76,16 @@ class Worker:
         if not self.stop.is_set():
             self.warm.start()
         return True
+
+    def is_draining(self) -> bool:
+        """Whether the operator wants this worker to take no job, asked of the registry now."""
+        return self.presence is not None and self.presence.look().draining
+
+    def sit_out(self) -> None:
+        """Wait until the worker may take jobs again, or is to stop."""
+        while self.presence and self.presence.draining and not self.stop.is_set():
+            # No waiting on `stop`: the handler that sets it runs in this thread.
+            time.sleep(LOOK_S)
 
     @property
     def _rate(self) -> Rate:

@@ -18,6 +18,7 @@ _KINDS = {
     "job": IdKind.JOB,
     "service_account": IdKind.SERVICE_ACCOUNT,
     "user": IdKind.USER,
+    "worker": IdKind.WORKER,
 }
 
 

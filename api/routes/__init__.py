@@ -18,11 +18,12 @@ from api.routes import (
     service_accounts,
     usage,
     users,
+    workers,
 )
 
 # In the order in which the OpenAPI document shows them.
 ROUTERS = (
     principals.router, models.router, base_models.router, files.router, jobs.router, estimates.router, adapters.router,
     lineage.router, departments.router, users.router, members.router, service_accounts.router, keys.router,
-    limits.router, usage.router, costs.router, audit.router,
+    limits.router, usage.router, costs.router, audit.router, workers.router,
 )  # fmt: skip

@@ -39,6 +39,7 @@ from services import audit
 DEFINER_FUNCTIONS = {
     "audit_append",
     "authenticate_key",
+    "busy_workers",
     "claimable_jobs",
     "departments_to_sample",
     "departments_to_warn",
@@ -53,6 +54,7 @@ DEFINER_FUNCTIONS = {
     "measured_speeds",
     "preemptable_jobs",
     "queue_ahead",
+    "queue_positions",
     "touch_key",
     "usage_of_all_departments",
 }

@@ -21,10 +21,13 @@ WITHOUT_ID = {
     "GET /v1/organization/users", "POST /v1/organization/users", "GET /v1/organization/audit_logs",
     "GET /v1/organization/costs", "GET /v1/usage",
 }  # fmt: skip
-# Base models are the organisation's: every department sees all of them, and none may change one.
+# No department's. Base models are the organisation's: every department sees all of them, and none may change one.
 SHARED = {
     "GET /v1/base_models", "POST /v1/base_models", "GET /v1/base_models/{base_model}",
     "PUT /v1/base_models/{base_model}/files/{path}",
+    # Workers are the platform's: no department is told of any (test_workers).
+    "GET /v1/workers", "GET /v1/workers/{worker_id}", "POST /v1/workers/{worker_id}/drain",
+    "POST /v1/workers/{worker_id}/undrain", "POST /v1/workers/{worker_id}/retire",
 }  # fmt: skip
 # They say everything by their path.
 BODILESS = ("/cancel", "/pause", "/resume")

@@ -37,6 +37,7 @@ from services import base_models, departments, files, jobs, validation
 from services.jobs import JobLimits
 from storage.keys import Key
 from storage.objects import ObjectStore
+from tests.integration.workers.registry import Registry
 from workers.engine_process import Launcher
 from workers.training import Worker
 
@@ -274,6 +275,11 @@ def department(runtime: Runtime, tiny_model: Path, servers: EmbeddedServices) ->
     database = make_url(runtime.settings.database_url.get_secret_value()).database
     admin = make_url(servers.database_admin_url).set(drivername="postgresql+psycopg", database=database)
     return Department(runtime, _everyone(created), admin.render_as_string(hide_password=False))
+
+
+@pytest.fixture
+def registry(runtime: Runtime) -> Registry:
+    return Registry(runtime)
 
 
 def _everyone(department: UUID | None) -> Principal:

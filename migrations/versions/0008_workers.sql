@@ -1,0 +1,83 @@
+-- Who reaches the registry of workers, and the functions that claims and waiting jobs ask. Run after revision 0008's tables.
+
+ALTER TABLE workers OWNER TO tsugiki_owner;
+GRANT SELECT, INSERT ON workers TO tsugiki_app;
+GRANT UPDATE (
+    state, precision, device, weight_bits, calibration, seen_at, release_asked_at, retire_asked_at, retired_at
+) ON workers TO tsugiki_app;
+GRANT SELECT ON workers TO tsugiki_definer;
+
+-- Whether a worker has the memory that a job needs, which is told for a base in 16 bits. What is not known fits.
+-- The same as domain.workers.fits.
+CREATE FUNCTION fits(p_needed_bytes bigint, p_memory_bytes bigint, p_weight_bits integer) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT coalesce(p_needed_bytes <= p_memory_bytes * 16 / p_weight_bits, true) $$;
+
+-- Queued jobs in the order in which workers should take them: domain/fair_share.py says the same in Python.
+--
+-- A department's own by priority, then by age. Between departments by what each used of late, and uses now, for its weight.
+-- One that runs as many as it may has none. For a registered worker only those jobs that it may take; for nobody (NULL) all.
+DROP FUNCTION claimable_jobs(integer, double precision);
+CREATE FUNCTION claimable_jobs(p_limit integer, p_half_life_s double precision, p_worker uuid DEFAULT NULL)
+    RETURNS TABLE (job_id uuid, department_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH used AS (
+        SELECT l.department_id, sum(
+            extract(epoch FROM l.ended_at - l.acquired_at) * l.ranks
+            -- One that ends in the transaction that asks may end a moment after the transaction's time.
+            * power(0.5, greatest(extract(epoch FROM now() - l.ended_at), 0) / p_half_life_s)
+        ) AS device_s
+        FROM leases l
+        -- After ten half-lives a thousandth is left.
+        WHERE l.ended_at > now() - make_interval(secs => 10 * p_half_life_s)
+        GROUP BY l.department_id
+    ), held AS (
+        -- One that is claimed at this moment counts for a while already: claims that follow each other see each other.
+        SELECT l.department_id, sum(greatest(extract(epoch FROM now() - l.acquired_at), 60) * l.ranks) AS device_s
+        FROM leases l WHERE l.ended_at IS NULL GROUP BY l.department_id
+    )
+    SELECT own.id, d.id
+    FROM departments d
+    LEFT JOIN used ON used.department_id = d.id
+    LEFT JOIN held ON held.department_id = d.id
+    CROSS JOIN LATERAL (
+        SELECT j.id, row_number() OVER (ORDER BY j.priority DESC, j.id) - 1 AS place
+        FROM jobs j LEFT JOIN workers w ON w.id = p_worker
+        WHERE j.department_id = d.id AND j.state = 'queued'
+            AND (p_worker IS NULL OR w.state = 'active' AND fits(j.memory_bytes, w.memory_bytes, w.weight_bits))
+        ORDER BY j.priority DESC, j.id LIMIT p_limit
+    ) own
+    WHERE d.max_running_jobs IS NULL OR d.max_running_jobs > (
+        SELECT count(*) FROM jobs r WHERE r.department_id = d.id AND r.state = 'running')
+    ORDER BY
+        (coalesce(used.device_s, 0) + coalesce(held.device_s, 0) + own.place * 60) / d.weight,
+        d.served_at NULLS FIRST, own.id
+    LIMIT p_limit
+$$;
+
+-- The places of some queued jobs in that order, from 1: how many are before them, of whichever department.
+CREATE FUNCTION queue_positions(p_jobs uuid[], p_half_life_s double precision)
+    RETURNS TABLE (job_id uuid, place bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT o.job_id, o.place
+    FROM claimable_jobs(NULL, p_half_life_s) WITH ORDINALITY AS o (job_id, department_id, place)
+    WHERE o.job_id = ANY (p_jobs)
+$$;
+
+-- Workers that hold a lease.
+CREATE FUNCTION busy_workers() RETURNS SETOF uuid
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp
+    AS $$ SELECT DISTINCT worker_id FROM leases WHERE ended_at IS NULL AND worker_id IS NOT NULL $$;
+
+DO $$
+DECLARE
+    signature text;
+BEGIN
+    FOREACH signature IN ARRAY ARRAY[
+        'claimable_jobs(integer, double precision, uuid)', 'queue_positions(uuid[], double precision)', 'busy_workers()'
+    ] LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO tsugiki_app', signature);
+        EXECUTE format('ALTER FUNCTION %s OWNER TO tsugiki_definer', signature);
+    END LOOP;
+END $$;
