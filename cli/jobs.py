@@ -44,6 +44,10 @@ def _told(job: JsonObject, figure: str) -> Any:
     return (job["progress"] or {}).get(figure)
 
 
+def _waits(job: JsonObject, field: str) -> Any:
+    return (job.get("waiting") or {}).get(field)
+
+
 def _left_s(job: JsonObject) -> float | None:
     """A job that waits, or has ended, keeps the estimate it last had."""
     return _told(job, "eta_s") if job["status"] == JobState.RUNNING else None
@@ -55,10 +59,12 @@ COLUMNS = (
     Column("base model", "model"),
     Column("adapter", _adapter),
     Column("step", _step),
+    Column("waits for", lambda item: _waits(item, "code")),
     Column("submitted", lambda item: when(item["created_at"])),
 )
 DETAILS = (
     *COLUMNS,
+    Column("why it waits", lambda item: _waits(item, "message")),
     Column("finished", lambda item: when(item["finished_at"])),
     Column("fine-tuned model", "fine_tuned_model"),
     Column("lora", "lora"),

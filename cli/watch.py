@@ -164,10 +164,12 @@ def _newest(job: Followed) -> list[str]:
 
 
 def state_of(job: Followed) -> str:
-    """The state in a word or two: what a running job does, and whether the service is away."""
+    """The state in a few words: what a running job does, why a queued one waits, and whether the service is away."""
     if job.away_since is not None:
         return "waiting for the service"
     status = str(job.job["status"]).replace("_", " ")
+    if status == JobState.QUEUED and (waiting := job.job.get("waiting")):
+        return f"{status}: {plain(waiting['message'])}"
     phase = job.progress.get("phase")
     return f"{status}: {plain(phase)}" if phase and status == JobState.RUNNING else status
 

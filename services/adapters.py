@@ -224,13 +224,8 @@ def list_models(session: Session, principal: Principal) -> Sequence[AdapterVersi
     return session.scalars(select(AdapterVersion).order_by(AdapterVersion.id.desc())).all()
 
 
-def version_of_job(session: Session, job: UUID) -> AdapterVersion | None:
-    """What a finished job made."""
-    return session.scalars(select(AdapterVersion).where(AdapterVersion.job_id == job)).one_or_none()
-
-
 def versions_of_jobs(session: Session, jobs: Sequence[UUID]) -> dict[UUID, AdapterVersion]:
-    """What several finished jobs made, by job."""
+    """What finished jobs made, by job."""
     found = session.scalars(select(AdapterVersion).where(AdapterVersion.job_id.in_(jobs)))
     return {version.job_id: version for version in found}
 

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from domain.estimates import Actual, Estimate
 from domain.ids import IdKind, public_id
 from domain.jobs import JobState
 from domain.runs import RunSpec
+from domain.waiting import Waiting, WaitingCode
 from models_db.adapters import AdapterVersion
 from models_db.jobs import Job, JobCheckpoint, JobEvent
 
@@ -133,6 +135,21 @@ class JobProgressObject(Shape):
     eta_s: float | None = Field(default=None, description="Seconds of training that are left at this speed.")
 
 
+class WaitingObject(Shape):
+    """Why a job waits."""
+
+    code: WaitingCode = Field(description="For a program; stable.")
+    message: str = Field(description="For a person.")
+    position: int | None = Field(description="A queued job's place among those of all departments, from 1.")
+    needed_bytes: int | None = Field(description="The memory it needs at least, where no worker has it.")
+    largest_bytes: int | None = Field(description="The most that a worker has for it, where that is too little.")
+
+    @classmethod
+    def of(cls, waiting: Waiting) -> "WaitingObject":
+        """From the rule's answer."""
+        return cls.model_validate(asdict(waiting))
+
+
 class JobObject(Identified):
     """A fine-tuning job: one request to train an adapter."""
 
@@ -161,6 +178,7 @@ class JobObject(Identified):
     user_provided_suffix: str | None = Field(description="The suffix as given: it names the adapter.")
     lora: LoraObject = Field(description="The settings in force. Ours.")
     spec: dict[str, Any] = Field(description="The frozen specification of its run, files as digests. Ours.")
+    waiting: WaitingObject | None = Field(description="Why it waits; null for one that runs or has ended. Ours.")
     progress: JobProgressObject | None = Field(description="How far it is; kept when it has ended. Ours.")
     adapter: JobAdapterObject | None = Field(description="The version it made. Ours.")
     estimate: FiguresObject | None = Field(
@@ -169,8 +187,8 @@ class JobObject(Identified):
     actual: ActualObject | None = Field(description="What it came to, once it has succeeded. Ours.")
 
     @classmethod
-    def of(cls, job: Job, version: AdapterVersion | None, *, organisation: str) -> "JobObject":
-        """From its row, and that of the version it made."""
+    def of(cls, job: Job, version: AdapterVersion | None, *, organisation: str, waiting: Waiting | None) -> "JobObject":
+        """From its row, that of the version it made, and the reason for which it waits."""
         spec = RunSpec.model_validate(job.spec, strict=False)
         hyperparameters = HyperparametersObject.model_validate(job.hyperparameters)
         estimate = Estimate.model_validate(job.estimate, strict=False) if job.estimate else None
@@ -199,6 +217,7 @@ class JobObject(Identified):
             user_provided_suffix=job.suffix,
             lora=LoraObject.of(spec),
             spec=job.spec,
+            waiting=WaitingObject.of(waiting) if waiting else None,
             progress=JobProgressObject.model_validate(job.progress) if job.progress else None,
             adapter=_adapter(job, version),
             estimate=FiguresObject.of(estimate) if estimate else None,

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -17,7 +18,7 @@ from domain.ids import IdKind, parse_id
 from domain.job_requests import JobRequest
 from models_db.jobs import Job
 from runtime.settings import Settings
-from services import adapters, jobs
+from services import adapters, jobs, waiting
 from services.jobs import JobLimits
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -48,8 +49,17 @@ _METADATA_PARAMETER = {
 
 
 def _object(session: Session, caller: Caller, job: Job) -> JobObject:
-    version = adapters.version_of_job(session, job.id)
-    return JobObject.of(job, version, organisation=caller.runtime.settings.organisation)
+    return _objects(session, caller, [job])[0]
+
+
+def _objects(session: Session, caller: Caller, found: Sequence[Job]) -> list[JobObject]:
+    settings = caller.runtime.settings
+    versions = adapters.versions_of_jobs(session, [job.id for job in found])
+    reasons = waiting.reasons(session, found, lease_s=settings.lease_s, half_life_s=settings.fair_share_half_life_s)
+    return [
+        JobObject.of(job, versions.get(job.id), organisation=settings.organisation, waiting=reasons.get(job.id))
+        for job in found
+    ]
 
 
 def limits_of(settings: Settings) -> JobLimits:
@@ -98,13 +108,9 @@ def list_page(
     """The department's jobs, newest first."""
     pairs = {match[1]: value for key, value in request.query_params.items() if (match := _METADATA.fullmatch(key))}
     cursor = None if after is None else parse_id(IdKind.JOB, after)
-    organisation = caller.runtime.settings.organisation
     with caller.in_department() as session:
         found, has_more = jobs.list_page(session, caller.principal, after=cursor, limit=limit, metadata=pairs)
-        versions = adapters.versions_of_jobs(session, [job.id for job in found])
-        return page_of(
-            (JobObject.of(job, versions.get(job.id), organisation=organisation) for job in found), has_more=has_more
-        )
+        return page_of(_objects(session, caller, found), has_more=has_more)
 
 
 @router.get("/{job_id}", summary="Look at a job")

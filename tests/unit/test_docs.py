@@ -15,6 +15,7 @@ from domain.job_requests import LoraRequest
 from domain.jobs import JobState
 from domain.plans import FailureKind, ProgressRecord
 from domain.refusals import Refusal
+from domain.waiting import WaitingCode
 from runtime.settings import Settings
 from workers.progress import metrics_of
 
@@ -79,6 +80,10 @@ def test_every_setting_of_an_adapter_and_every_measurement_is_told() -> None:
 
 def test_every_way_a_job_fails_is_told() -> None:
     assert set(_table("job-lifecycle.md", "code")) >= set(FailureKind)
+
+
+def test_every_reason_for_which_a_job_waits_is_told() -> None:
+    assert set(_table("api.md", "`waiting.code`")) == set(WaitingCode)
 
 
 def test_every_audit_event_is_told() -> None:

@@ -6,12 +6,12 @@ from uuid import UUID
 
 import pytest
 
-from domain.ids import IdKind, public_id
-from domain.plans import CalibratedPass, CalibrateReport, Device, Precision, Quantisation
+from domain.ids import IdKind, parse_id, public_id
+from domain.plans import CalibratedPass, CalibrateReport, Device, InspectReport, Precision, Quantisation
 from domain.workers import WorkerFacts
 from runtime.wiring import Runtime
-from services import workers
-from tests.integration.conftest import Department, http
+from services import leases, validation, workers
+from tests.integration.conftest import Department, http, rows
 
 FACTS = WorkerFacts(
     name="gpu-7:41", host="gpu-7", device=Device.CUDA, device_name="NVIDIA L4", ranks=1, threads_per_rank=1,
@@ -119,3 +119,22 @@ def test_an_unknown_worker_is_not_found(api_url: str, operator_key: str) -> None
         for unknown in ("worker-" + "0" * 32, "worker-x", "x"):
             for answer in (operator.get(f"/workers/{unknown}"), operator.post(f"/workers/{unknown}/drain")):
                 assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_a_job_tells_why_it_waits(
+    make_department: Callable[[], Department], base_model: str, runtime: Runtime, register: Callable[[], UUID]
+) -> None:
+    department = make_department()
+    client = department.client()
+    made: Any = client.fine_tuning.jobs.create(model=base_model, training_file=department.upload(rows(4)))
+    assert (made.waiting["code"], made.waiting["position"]) == ("validating_files", None)
+    job, key = parse_id(IdKind.JOB, made.id), parse_id(IdKind.DEPARTMENT, department.id)
+    with runtime.department(key) as session:
+        validation.accept(session, job, InspectReport(files=(), problems=()))
+    worker = register()
+    (listed,) = client.fine_tuning.jobs.list()
+    assert listed.waiting["code"] == "starting"  # type: ignore[attr-defined]  # ours
+    with runtime.department(key) as session:
+        assert leases.claim(session, job, worker="a test", lease_s=60, worker_id=worker)
+    running: Any = client.fine_tuning.jobs.retrieve(made.id)
+    assert (running.status, running.waiting) == ("running", None)

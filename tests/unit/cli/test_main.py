@@ -190,6 +190,16 @@ def test_a_key_that_is_none_is_one_line(tsugiki: Run, stub: Stub, monkeypatch: p
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_waiting_job_tells_why_in_the_list_and_alone(stub: Stub, tsugiki: Run) -> None:
+    waiting = {"code": "workers_busy", "message": "Every worker is at work.", "position": 4}
+    job = JOB | {"status": "queued", "waiting": waiting}
+    stub.answer("GET /fine_tuning/jobs", listed(job, JOB))
+    rows = tsugiki("jobs", "list").out.splitlines()
+    assert ["workers_busy" in row for row in rows] == [False, True, False]
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", job)
+    assert "Every worker is at work." in tsugiki("jobs", "show", "ftjob-1").out
+
+
 @pytest.mark.parametrize("arguments", [("--json", "jobs", "show", "ftjob-1"), ("jobs", "show", "ftjob-1", "--json")])
 def test_json_prints_the_apis_object_before_and_after_the_command(
     tsugiki: Run, stub: Stub, arguments: tuple[str, ...]

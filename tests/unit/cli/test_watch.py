@@ -58,6 +58,14 @@ def test_a_job_is_watched_through_its_states_to_its_end(stub: Stub, followed: Fo
     ]
 
 
+def test_a_waiting_job_is_shown_with_its_reason(stub: Stub, followed: Followed) -> None:
+    waiting = {"code": "no_worker", "message": "No train worker is running.", "position": 1}
+    stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | {"waiting": waiting})
+    stub.answer("GET /fine_tuning/jobs/ftjob-1/events", page())
+    followed.look(now=0)
+    assert "queued: No train worker is running." in drawn(followed)
+
+
 def test_a_service_that_restarts_is_waited_for(stub: Stub, followed: Followed) -> None:
     stub.refuse("GET /fine_tuning/jobs/ftjob-1", 503, "Away.", code="service_unavailable")
     stub.answer("GET /fine_tuning/jobs/ftjob-1", JOB | {"status": "running", "progress": RUNNING})
