@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from domain.digests import Digest
@@ -14,6 +15,16 @@ _PATH = re.compile(
 )
 # S3's own limit, in bytes of UTF-8; a key here is ASCII.
 _MAX_PATH_CHARACTERS = 1024
+
+BASE_MODELS = "base_models/"
+
+
+class CheckpointPlace(NamedTuple):
+    """Which checkpoint a file belongs to."""
+
+    job: UUID
+    epoch: int
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +44,39 @@ class Key:
     @classmethod
     def blob(cls, department: UUID, digest: Digest) -> "Key":
         """A department's file or a file of its adapters, named by its content."""
-        return cls(f"departments/{department}/blobs/{_hex(digest)}")
+        return cls(f"{prefix_of(department)}blobs/{_hex(digest)}")
 
     @classmethod
     def checkpoint(cls, department: UUID, job: UUID, *, epoch: int, step: int, name: str) -> "Key":
         """One file of a checkpoint. `epoch` is the lease's fencing epoch: two workers never write the same key."""
-        return cls(f"departments/{department}/checkpoints/{job}/{epoch}/{step}/{name}")
+        return cls(f"{prefix_of(department)}checkpoints/{job}/{epoch}/{step}/{name}")
 
     @classmethod
     def base_model(cls, digest: Digest) -> "Key":
         """A file of one of the platform's base models: the one kind of object that is no department's."""
-        return cls(f"base_models/{_hex(digest)}")
+        return cls(f"{BASE_MODELS}{_hex(digest)}")
+
+    @property
+    def blob_digest(self) -> Digest | None:
+        """The digest in a blob's key; None for other keys."""
+        parts = self.path.split("/")
+        return f"sha256:{parts[3]}" if parts[2:3] == ["blobs"] else None
+
+    @property
+    def checkpoint_place(self) -> CheckpointPlace | None:
+        """The checkpoint that a file's key is of; None for other keys."""
+        parts = self.path.split("/")
+        if parts[2:3] != ["checkpoints"]:
+            return None
+        return CheckpointPlace(UUID(parts[3]), epoch=int(parts[4]), step=int(parts[5]))
 
     def __str__(self) -> str:
         return self.path
+
+
+def prefix_of(department: UUID) -> str:
+    """What the keys of all objects of a department begin with."""
+    return f"departments/{department}/"
 
 
 def _hex(digest: Digest) -> str:

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, BinaryIO
 from uuid import UUID
 
 from boto3.session import Session
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.httpsession import URLLib3Session
+from botocore.session import get_session
 
 from domain.digests import CHUNK_BYTES, Digest, Manifest, manifest_of_tree
 from storage.errors import DigestMismatch, ObjectMissing, SealedKeyDiffers, StorageUnavailable
-from storage.keys import Key
+from storage.keys import Key, prefix_of
 from storage.landing import landing_file, landing_folder
+from storage.listing import StoredPage, clock_of
 from storage.translation import http_status, named_errors
 
 if TYPE_CHECKING:
@@ -37,11 +41,14 @@ PART_BYTES = 64 << 20
 # Somebody else writes the same key at this moment (409): S3 asks for the whole upload again.
 _PUT_ATTEMPTS = 3
 
+# To connect, and to be answered.
+_TIMEOUTS_S = (3, 60)
+
 _CONFIG = Config(
     # Four attempts with exponential waits; a store that is down is reported within about 15 s.
     retries={"mode": "standard", "total_max_attempts": 4},
-    connect_timeout=3,
-    read_timeout=60,
+    connect_timeout=_TIMEOUTS_S[0],
+    read_timeout=_TIMEOUTS_S[1],
     max_pool_connections=32,
     signature_version="s3v4",
     # Each write brings its sha256 and each read is checked here; a CRC beside it would only cost.
@@ -71,7 +78,12 @@ class ObjectStore:
         # Stores other than AWS rarely have a host name for each bucket.
         addressing = Config(s3={"addressing_style": "path" if endpoint_url else "auto"})
         # A session of our own: boto3's default session must not be used by several threads.
-        self._client: S3Client = Session().client(
+        core = get_session()
+        self._plain = URLLib3Session(
+            verify=core.get_config_variable("ca_bundle") or True,
+            timeout=_TIMEOUTS_S,  # type: ignore[arg-type]  # it takes a pair, as its own client hands it over
+        )
+        self._client: S3Client = Session(botocore_session=core).client(
             "s3",
             endpoint_url=endpoint_url,
             aws_access_key_id=access_key,
@@ -179,13 +191,62 @@ class ObjectStore:
             if reply.get("VersionId"):
                 self._erase_versions(key)
 
-    def _erase_versions(self, key: Key) -> None:
+    def presign_erase(self, key: Key, *, ttl_s: int) -> str:
+        """A URL that erases the object until it expires: the store, not the process that has it, keeps to the time."""
+        return self._client.generate_presigned_url(
+            "delete_object", Params={"Bucket": self._bucket, "Key": key.path}, ExpiresIn=_ttl(ttl_s)
+        )
+
+    def erase_presigned(self, key: Key, url: str) -> bool:
+        """Erase by such a URL, asked once; False when it came too late.
+
+        Of a bucket's versions only past ones are removed: the newest may be somebody's who wrote the key again.
+        """
+        with named_errors(key.path):
+            reply = self._plain.send(AWSRequest(method="DELETE", url=url).prepare())
+            if reply.status_code == HTTPStatus.FORBIDDEN:
+                return False
+            if reply.status_code not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND):
+                raise StorageUnavailable(f"the object store did not erase {key}")
+            if "x-amz-version-id" in reply.headers:
+                self._erase_versions(key, newest=False)
+        return True
+
+    def _erase_versions(self, key: Key, *, newest: bool = True) -> None:
         pages = self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key.path)
         for page in pages:
-            for version in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+            markers = page.get("DeleteMarkers", [])
+            versions = [version for version in page.get("Versions", []) if newest or not version["IsLatest"]]
+            # Markers last: without the newest of them an older version would be the object once more.
+            for version in [*versions, *markers]:
                 # The prefix also matches longer keys.
                 if version["Key"] == key.path:
                     self._client.delete_object(Bucket=self._bucket, Key=key.path, VersionId=version["VersionId"])
+
+    def size_of(self, key: Key) -> int:
+        """How many bytes the object has. Raises ObjectMissing."""
+        with named_errors(key.path):
+            return self._client.head_object(Bucket=self._bucket, Key=key.path)["ContentLength"]
+
+    def list_page(self, department: UUID, *, after: str = "", limit: int = 1000) -> StoredPage:
+        """A department's objects whose keys come after that one, in the order of keys."""
+        prefix = prefix_of(department)
+        with named_errors(prefix):
+            found = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=after, MaxKeys=limit)
+        return StoredPage.of(found)
+
+    def abort_uploads(self, prefix: str, *, older_than_s: float) -> int:
+        """Give up uploads in parts that nobody finished: their parts are paid for and listed nowhere. How many."""
+        with named_errors(prefix):
+            found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix)
+            now = clock_of(found["ResponseMetadata"])
+            old = [
+                upload for upload in found.get("Uploads", [])
+                if (now - upload["Initiated"]).total_seconds() >= older_than_s
+            ]  # fmt: skip
+            for upload in old:
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        return len(old)
 
     def _put(self, key: Key, stream: BinaryIO, digest: Digest, size_bytes: int) -> None:
         start = stream.tell()

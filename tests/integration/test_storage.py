@@ -233,6 +233,117 @@ def test_a_bucket_that_keeps_versions_keeps_none_of_an_erased_object(
     assert (left.get("Versions", []), left.get("DeleteMarkers", [])) == ([], [])
 
 
+def test_an_erasing_that_was_signed_in_time_erases_and_may_be_sent_again(store: ObjectStore, department: UUID) -> None:
+    key = Key.blob(department, DIGEST)
+    _put(store, key, CONTENT)
+    url = store.presign_erase(key, ttl_s=60)
+    assert store.erase_presigned(key, url)
+    assert store.erase_presigned(key, url)
+    with pytest.raises(ObjectMissing):
+        store.size_of(key)
+
+
+def test_an_erasing_that_comes_too_late_is_refused_by_the_store(store: ObjectStore, department: UUID) -> None:
+    key = Key.blob(department, DIGEST)
+    _put(store, key, CONTENT)
+    erasing, reading = store.presign_erase(key, ttl_s=1), store.presign_get(key, ttl_s=1)
+    deadline = time.monotonic() + 10
+    while httpx.get(reading).status_code != httpx.codes.FORBIDDEN:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not store.erase_presigned(key, erasing)
+    assert store.size_of(key) == len(CONTENT)
+
+
+def test_an_erasing_is_of_one_object(store: ObjectStore, department: UUID) -> None:
+    key, other = Key.blob(department, DIGEST), Key.blob(uuid4(), DIGEST)
+    _put(store, other, CONTENT)
+    url = store.presign_erase(key, ttl_s=60)
+    assert not store.erase_presigned(other, url.replace(key.path, other.path))
+    assert store.size_of(other) == len(CONTENT)
+
+
+def test_a_signed_erasing_leaves_what_was_written_after_it(embedded: EmbeddedServices, department: UUID) -> None:
+    bucket = f"keeps-{department}"
+    keeping = _store(embedded.s3, bucket=bucket)
+    keeping.ensure_bucket()
+    client = keeping._client  # noqa: SLF001 - versions are no verb of ours
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    key = Key.blob(department, DIGEST)
+    _put(keeping, key, CONTENT)
+    assert keeping.erase_presigned(key, keeping.presign_erase(key, ttl_s=60))
+    left = client.list_object_versions(Bucket=bucket)
+    assert (left.get("Versions", []), left.get("DeleteMarkers", [])) == ([], [])
+    _put(keeping, key, CONTENT)
+    keeping._erase_versions(key, newest=False)  # noqa: SLF001 - as if the erasing above had been stopped before this
+    assert keeping.size_of(key) == len(CONTENT)
+
+
+def test_a_departments_objects_are_listed_a_page_at_a_time(
+    store: ObjectStore, department: UUID, overwrite: Callable[[Key, bytes], None]
+) -> None:
+    keys = sorted(
+        [Key.checkpoint(department, uuid4(), epoch=1, step=step, name="deep/state") for step in range(3)]
+        + [Key.blob(department, digest_of(bytes([number]))) for number in range(4)],
+        key=str,
+    )
+    for key in keys:
+        overwrite(key, CONTENT)
+    _put(store, Key.blob(uuid4(), DIGEST), CONTENT)
+    found, after, pages = [], "", 0
+    while True:
+        page = store.list_page(department, after=after, limit=2)
+        found += page.objects
+        pages += 1
+        if page.last is None:
+            break
+        after = page.last
+    assert [stored.key for stored in found] == keys
+    assert pages == 4
+    assert {stored.size_bytes for stored in found} == {len(CONTENT)}
+    assert all(0 <= stored.age_s < 60 for stored in found)
+
+
+def test_what_has_no_key_of_ours_is_not_listed(
+    store: ObjectStore, department: UUID, embedded: EmbeddedServices
+) -> None:
+    client = store._client  # noqa: SLF001 - no verb of ours writes such a key
+    client.put_object(Bucket=embedded.s3.bucket, Key=f"departments/{department}/notes.txt", Body=b"somebody's")
+    assert store.list_page(department).objects == ()
+
+
+def test_uploads_in_parts_that_nobody_finished_are_given_up_in_time(
+    embedded: EmbeddedServices, store: ObjectStore, department: UUID
+) -> None:
+    client = store._client  # noqa: SLF001 - of a writer that was killed, and unfinished uploads are no verb of ours
+    bucket, key, other = embedded.s3.bucket, Key.blob(department, DIGEST).path, Key.blob(uuid4(), DIGEST).path
+    for unfinished in (key, other):
+        upload = client.create_multipart_upload(Bucket=bucket, Key=unfinished)["UploadId"]
+        client.upload_part(Bucket=bucket, Key=unfinished, UploadId=upload, PartNumber=1, Body=bytes(5 << 20))
+
+    def left() -> set[str]:
+        return {upload["Key"] for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])}
+
+    # What is not complete is not to be seen.
+    assert store.list_page(department).objects == ()
+    assert store.abort_uploads(f"departments/{department}/", older_than_s=3600) == 0
+    assert left() >= {key, other}
+    assert store.abort_uploads(f"departments/{department}/", older_than_s=0) == 1
+    assert (key in left(), other in left()) == (False, True)
+    assert store.abort_uploads(other, older_than_s=0) == 1
+
+
+def test_keys_tell_what_they_are_of(department: UUID) -> None:
+    job = uuid4()
+    blob, file = (
+        Key.blob(department, DIGEST),
+        Key.checkpoint(department, job, epoch=3, step=20, name="deep/blobs/state"),
+    )
+    assert (blob.blob_digest, blob.checkpoint_place) == (DIGEST, None)
+    assert (file.blob_digest, file.checkpoint_place) == (None, (job, 3, 20))
+    assert (Key.base_model(DIGEST).blob_digest, Key.base_model(DIGEST).checkpoint_place) == (None, None)
+
+
 def test_a_tree_comes_back(store: ObjectStore, department: UUID, tmp_path: Path) -> None:
     tree = tmp_path / "adapter"
     (tree / "deep").mkdir(parents=True)
