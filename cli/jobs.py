@@ -92,6 +92,7 @@ EVENT_COLUMNS = (
 CHECKPOINT_COLUMNS = (
     Column("step", "step_number"),
     Column("when", lambda item: when(item["created_at"])),
+    Column("kept until", lambda item: "erased" if item["erased_at"] else when(item["expires_at"])),
     Column("metrics", "metrics"),
     Column("id", "id"),
 )

@@ -44,6 +44,8 @@ class AuditEvent(StrEnum):
     WORKER_RETIRE_REQUESTED = "worker.retire_requested"
     WORKER_RETIRED = "worker.retired"
     CHECKPOINT_REJECTED = "checkpoint.rejected"
+    CHECKPOINTS_EXPIRED = "checkpoint.expired"
+    ORPHANS_ERASED = "storage.orphans_erased"
     VERSION_REGISTERED = "adapter.version.registered"
     VERSION_DOWNLOADED = "adapter.version.downloaded"
     VERSION_DOWNLOAD_COMPLETED = "adapter.version.download_completed"

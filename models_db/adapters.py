@@ -28,7 +28,10 @@ class Adapter(Table):
 
 
 class AdapterVersion(Table):
-    """Version N of an adapter: immutable but for its state. One job makes at most one."""
+    """Version N of an adapter: immutable but for its state. One job makes at most one.
+
+    damaged_at: a file of it was found missing or changed in storage; until it is whole again nobody gets it.
+    """
 
     __tablename__ = "adapter_versions"
     __table_args__ = (
@@ -56,6 +59,7 @@ class AdapterVersion(Table):
     report: Mapped[dict[str, Any]]
     created_by: Mapped[UUID]
     created_at: Mapped[CreatedAt]
+    damaged_at: Mapped[datetime | None]
 
 
 class Alias(Table):

@@ -101,6 +101,8 @@ class Job(Table):
     # What it was thought to come to when its rows had been counted, and what it came to: an Estimate, an Actual.
     estimate: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     actual: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # When the department was told that the finished job's checkpoints will be erased.
+    checkpoints_warned_at: Mapped[datetime | None]
 
 
 class Lease(Table):
@@ -156,12 +158,16 @@ class JobEvent(Table):
 
 
 class JobCheckpoint(Table):
-    """A complete checkpoint in object storage, to resume from. rejected_at: its bytes did not match their digests."""
+    """A complete checkpoint in object storage, to resume from, unless it is rejected or erased.
+
+    rejected_at: its bytes did not match their digests. erased_at: nobody goes on from it any more, and its objects go.
+    """
 
     __tablename__ = "job_checkpoints"
     __table_args__ = (
         ForeignKeyConstraint(["department_id", "job_id"], ["jobs.department_id", "jobs.id"]),
         UniqueConstraint("job_id", "step", "epoch"),
+        Index("ix_job_checkpoints_stored", "department_id", "job_id", postgresql_where="erased_at IS NULL"),
     )
 
     id: Mapped[UuidKey]
@@ -173,3 +179,4 @@ class JobCheckpoint(Table):
     metrics: Mapped[dict[str, Any]]
     created_at: Mapped[CreatedAt]
     rejected_at: Mapped[datetime | None]
+    erased_at: Mapped[datetime | None]

@@ -8,6 +8,7 @@ from models_db.departments import ApiKey, Department, Membership, ServiceAccount
 from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
+from models_db.retention import Erasure, StorageSweep
 from models_db.usage import StorageSample, UsageRecord
 from models_db.workers import Worker
 
@@ -21,6 +22,7 @@ __all__ = [
     "BaseModel",
     "BaseModelFile",
     "Department",
+    "Erasure",
     "Evaluation",
     "File",
     "Inspection",
@@ -32,6 +34,7 @@ __all__ = [
     "Membership",
     "ServiceAccount",
     "StorageSample",
+    "StorageSweep",
     "Table",
     "UsageRecord",
     "User",
@@ -40,7 +43,7 @@ __all__ = [
 
 # Whose rows belong to one department each; row-level security is forced on all of them.
 DEPARTMENT_TABLES = (
-    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "departments", "estimates", "evaluations",
-    "files", "inspections", "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges", "memberships",
-    "service_accounts", "storage_samples", "usage_records",
+    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "departments", "erasures", "estimates",
+    "evaluations", "files", "inspections", "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges",
+    "memberships", "service_accounts", "storage_samples", "storage_sweeps", "usage_records",
 )  # fmt: skip

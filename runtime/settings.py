@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import sys
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -56,6 +57,15 @@ class Settings(BaseSettings):
     )
     preempt_after_s: Annotated[float, Field(ge=0)] = Field(
         default=60, description="A job that waited so long may take the place of a less urgent one, where allowed."
+    )
+    checkpoint_ttl_days: Annotated[float, Field(gt=0)] = Field(
+        default=30, description="How long a finished job's checkpoints are kept."
+    )
+    orphan_after_s: Annotated[float, Field(ge=0)] = Field(
+        default=86_400, description="Objects that no row names are erased when they are this old."
+    )
+    storage_sweep_every_s: Annotated[float, Field(gt=0)] = Field(
+        default=3600, description="How often a department's objects are looked at."
     )
     stop_grace_s: Annotated[float, Field(gt=0)] = Field(
         default=25, description="Time for a checkpoint when a run is stopped; then its ranks are killed."
@@ -112,6 +122,11 @@ class Settings(BaseSettings):
     failpoints: Annotated[str | None, AfterValidator(checked_armings)] = Field(
         default=None, description="Points at which this process fails on purpose; for tests of faults only."
     )
+
+    @property
+    def checkpoint_ttl(self) -> timedelta:
+        """checkpoint_ttl_days as a time."""
+        return timedelta(days=self.checkpoint_ttl_days)
 
 
 def load() -> Settings:

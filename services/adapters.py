@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import func, or_, select
@@ -20,7 +21,7 @@ from domain.refusals import Denied, NotFound
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
-from services import audit, estimates, leases
+from services import audit, blobs, estimates, leases
 from services.cursors import known_cursor
 from services.jobs import close, tell
 from services.leases import Claim
@@ -42,15 +43,19 @@ def register(
     manifest: Manifest,
     report: RunReport,
     evaluation: EvaluationPair | None,
+    stored_since: datetime,
 ) -> AdapterVersion | None:
     """Number, version, lineage, evaluation, audit and job state in one transaction; the files are in storage already.
 
-    None where cancellation was asked for first: the job is then cancelled. Raises LeaseLost.
+    None where cancellation was asked for first: the job is then cancelled. stored_since is the time before the files
+    were put. Raises LeaseLost, and BytesErased when they have to be put again.
     """
     job = leases.hold(session, held)
     if job.cancel_requested_at is not None:
         leases.cancel(session, held)
         return None
+    digests = {file.digest for file in manifest.files}
+    blobs.confirm(session, job.department_id, digests, stored_since=stored_since)
     version = _next_version(session, job, organisation=organisation, manifest=manifest, report=report)
     _move_latest(session, version)
     _draw_lineage(session, job, version)

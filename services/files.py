@@ -1,6 +1,7 @@
 """Files of a department: registered once their bytes are in storage, never changed, deleted with a tombstone."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import func, or_, select
@@ -14,8 +15,7 @@ from domain.refusals import FileInUse, NotFound
 from domain.rows import RowsReport
 from models_db.files import File
 from models_db.jobs import Job
-from models_db.sessions import take_lock
-from services import audit
+from services import audit, blobs
 from services.cursors import known_cursor
 from services.limits import check_storage
 
@@ -29,14 +29,15 @@ def register(
     digest: Digest,
     size_bytes: int,
     rows: RowsReport | None,
+    stored_since: datetime,
 ) -> File:
     """Enter an uploaded file. Its bytes are in storage already: a row without its object would be a lie.
 
-    Raises QuotaSpent.
+    stored_since is the time before they were put. Raises QuotaSpent, and BytesErased: they have to be put again.
     """
     require(principal, Permission.FILE_UPLOAD)
     check_storage(session, digest, size_bytes)
-    _lock_bytes(session, principal.department, digest)
+    blobs.confirm(session, principal.department, [digest], stored_since=stored_since)
     file = File(
         department_id=principal.department,
         filename=filename,
@@ -121,20 +122,3 @@ def delete(session: Session, principal: Principal, file: UUID) -> Digest:
     session.flush()
     audit.record(session, principal, AuditEvent.FILE_DELETED, resource=("file", file), details={"digest": found.digest})
     return found.digest
-
-
-def lock_if_unneeded(session: Session, department: UUID, digest: Digest) -> bool:
-    """Whether no file of the department has these bytes; none is registered with them until the transaction ends."""
-    _lock_bytes(session, department, digest)
-    same_bytes = select(File.id).where(File.digest == digest, File.deleted_at.is_(None)).limit(1)
-    return session.scalars(same_bytes).first() is None
-
-
-def may_have_been_erased(session: Session, digest: Digest) -> bool:
-    """Whether a deleted file had these bytes: its erasing may have come after they were stored once more."""
-    deleted = select(File.id).where(File.digest == digest, File.deleted_at.is_not(None)).limit(1)
-    return session.scalars(deleted).first() is not None
-
-
-def _lock_bytes(session: Session, department: UUID | None, digest: Digest) -> None:
-    take_lock(session, f"bytes {department} {digest}")

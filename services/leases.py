@@ -29,6 +29,7 @@ from models_db.workers import Worker
 from services import audit, usage, workers
 from services.base_models import manifest_of
 from services.jobs import close, pause, queue, tell
+from services.retention import ErasedCheckpoint, keep_newest
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def _in(session: Session, seconds: float) -> datetime:
 def _newest_checkpoint(session: Session, job: UUID) -> ResumePoint | None:
     found = session.scalars(
         select(JobCheckpoint)
-        .where(JobCheckpoint.job_id == job, JobCheckpoint.rejected_at.is_(None))
+        .where(JobCheckpoint.job_id == job, JobCheckpoint.rejected_at.is_(None), JobCheckpoint.erased_at.is_(None))
         .order_by(JobCheckpoint.step.desc(), JobCheckpoint.epoch.desc())
         .limit(1)
     ).one_or_none()
@@ -283,8 +284,11 @@ def _metrics_line(event: Mapping[str, Any]) -> str:
 
 def record_checkpoint(
     session: Session, held: Claim, *, step: int, manifest: Manifest, metrics: Mapping[str, Any]
-) -> None:
-    """Enter a checkpoint whose objects are all in storage. The job has made progress: its stalls are forgotten."""
+) -> list[ErasedCheckpoint]:
+    """Enter a checkpoint whose objects are all in storage. The job has made progress: its stalls are forgotten.
+
+    Older ones than the one before it are marked as erased; the caller removes their objects after the commit.
+    """
     job = hold(session, held)
     checkpoint = JobCheckpoint(
         department_id=job.department_id,
@@ -297,14 +301,21 @@ def record_checkpoint(
     session.add(checkpoint)
     job.stalls = 0
     session.flush()
+    erased = keep_newest(session, job)
     audit.record(
         session,
         access.system(job.department_id),
         AuditEvent.JOB_CHECKPOINTED,
         resource=("job", job.id),
-        details={"epoch": held.epoch, "step": step, "digest": manifest.digest},
+        details={
+            "epoch": held.epoch,
+            "step": step,
+            "digest": manifest.digest,
+            "erased_steps": [checkpoint.step for checkpoint in erased],
+        },
     )
     failpoint(FailPoint.CHECKPOINT_IN_TX)
+    return erased
 
 
 def reject_checkpoint(session: Session, held: Claim, resume: ResumePoint) -> ResumePoint | None:

@@ -84,7 +84,8 @@ _STORED = text("""
             SELECT DISTINCT f ->> 'digest', (f ->> 'bytes')::bigint AS bytes
             FROM adapter_versions v, jsonb_array_elements(v.manifest -> 'files') f) AS v) AS version_bytes,
         (SELECT coalesce(sum((f ->> 'bytes')::bigint), 0)
-            FROM job_checkpoints c, jsonb_array_elements(c.manifest -> 'files') f) AS checkpoint_bytes
+            FROM job_checkpoints c, jsonb_array_elements(c.manifest -> 'files') f
+            WHERE c.erased_at IS NULL) AS checkpoint_bytes
 """)
 
 

@@ -18,6 +18,7 @@ from runtime import logs, wiring
 from runtime.queue import COUNT_TASK, SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK, ring
 from runtime.settings import load
 from services.doorbell import Nudge
+from workers.retention import StorageSweep
 from workers.sweeper import sweep
 from workers.training import Worker
 from workers.validation import count, validate
@@ -30,6 +31,7 @@ runtime = wiring.build(settings)
 app = runtime.queue
 # One process, one thing at a time: the ranks are processes of their own, and must be started by its main thread.
 app.conf.worker_pool = "solo"
+storage = StorageSweep(runtime)
 worker = Worker(runtime, f"{socket.gethostname()}:{os.getpid()}", threading.Event())
 
 
@@ -47,6 +49,12 @@ def train(job_id: str) -> None:
         worker.sit_out()
 
 
+def sweep_once() -> None:
+    """Lost leases and unrung jobs first, then a portion of the object store."""
+    sweep(runtime)
+    storage.portion()
+
+
 def _task(name: str, work: Callable[..., None]) -> None:
     def run(*arguments: str) -> None:
         try:
@@ -61,7 +69,7 @@ def _task(name: str, work: Callable[..., None]) -> None:
 _task(TRAIN_TASK, train)
 _task(VALIDATE_TASK, lambda job_id: validate(runtime, UUID(job_id)))
 _task(COUNT_TASK, lambda estimate_id: count(runtime, UUID(estimate_id)))
-_task(SWEEP_TASK, lambda: sweep(runtime))
+_task(SWEEP_TASK, sweep_once)
 
 
 def end() -> None:

@@ -13,10 +13,12 @@ from domain.failpoints import FailPoint, failpoint
 from runtime.wiring import Runtime
 from services import leases
 from services.leases import Claim, ResumePoint
+from storage.errors import StorageUnavailable
 from storage.keys import Key
 from workers.fence import Fence
 from workers.patience import AWAY, Patience
 from workers.progress import ProgressReport
+from workers.retention import erase_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +70,15 @@ class CheckpointUploads:
         # Every object is there before the row is: an object without a row is waste, a row without its object is a lie.
         metrics = self._report.metrics_at(step)
         with self._runtime.department(self._held.department) as session:
-            leases.record_checkpoint(session, self._held, step=step, manifest=manifest, metrics=metrics)
+            outlived = leases.record_checkpoint(session, self._held, step=step, manifest=manifest, metrics=metrics)
         failpoint(FailPoint.CHECKPOINT_COMMITTED)
         self._uploaded = step
         shutil.rmtree(folder, ignore_errors=True)
+        try:
+            erase_checkpoints(self._runtime, outlived)
+        except StorageUnavailable:
+            # The new one is stored all the same. No row names the old one's objects any more: they are swept.
+            log.warning("job %s: the objects of an older checkpoint are left to the sweeper", self._held.job)
 
     def _complete(self) -> list[Path]:
         return list(self._checkpoints.glob(f"step-*/{COMPLETE}"))

@@ -1,11 +1,13 @@
 """One job's part in an attempt: its inputs, its progress and checkpoints while it trains, and its verdict."""
 
 import logging
+from datetime import datetime
 from pathlib import Path
 
 from domain.failpoints import FailPoint, failpoint
 from domain.plans import Compute, ControlRecord, RunFailure, RunPlan, RunReport, RunStopped
 from runtime.wiring import Runtime
+from services import blobs
 from services.leases import Claim, ResumePoint
 from workers import verdicts
 from workers.checkpoints import CheckpointUploads
@@ -138,9 +140,19 @@ class JobRun:
         self._fence.check()
         failpoint(FailPoint.ADAPTER_BEFORE_UPLOAD)
         # Uploaded before the version exists: an object without a row is waste, a version without files is a lie.
-        manifest = Patience(self.pause).insist(lambda: self._runtime.objects.put_tree(self.held.department, adapter))
+        patience = Patience(self.pause)
+        stored_since = patience.insist(self._clock)
+        manifest = patience.insist(lambda: self._runtime.objects.put_tree(self.held.department, adapter))
         failpoint(FailPoint.ADAPTER_UPLOADED)
-        organisation = self._runtime.settings.organisation
         return verdicts.registered(
-            self.held, organisation=organisation, manifest=manifest, report=report, evaluation=evaluation
+            self.held,
+            organisation=self._runtime.settings.organisation,
+            manifest=manifest,
+            report=report,
+            evaluation=evaluation,
+            stored_since=stored_since,
         )
+
+    def _clock(self) -> datetime:
+        with self._runtime.department(self.held.department) as session:
+            return blobs.clock(session)

@@ -13,6 +13,7 @@ from domain.refusals import LeaseLost
 from domain.usage import Rate
 from runtime.wiring import Runtime
 from services import leases
+from services.blobs import BytesErased
 from services.leases import Claim
 from workers import verdicts
 from workers.attempt import Attempt
@@ -132,11 +133,19 @@ class Worker:
 
     def _insist(self, held: Claim, fence: Fence, verdict: Verdict) -> None:
         try:
-            Patience(fence.pause).insist(partial(self._write_down, held, fence, verdict))
+            Patience(fence.pause).insist(partial(self._write_down_or_release, held, fence, verdict))
         except LeaseLost:
             fence.check()
             # The others' are alive. If only the answer to a commit was lost, the next try finds this: it is the truth.
             log.warning("job %s: epoch %d had ended already", held.job, held.epoch)
+
+    def _write_down_or_release(self, held: Claim, fence: Fence, verdict: Verdict) -> None:
+        try:
+            self._write_down(held, fence, verdict)
+        except BytesErased:
+            # The adapter is made, and stored, once more; a blob's erasing at just this moment is rare enough for that.
+            log.warning("job %s: the adapter's files may have been erased; the job is given back", held.job)
+            self._write_down(held, fence, verdicts.released(held))
 
     def _write_down(self, held: Claim, fence: Fence, verdict: Verdict) -> None:
         fence.check()

@@ -3,6 +3,7 @@
 import errno
 import logging
 from collections.abc import Callable
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
@@ -41,11 +42,23 @@ class Ended(Exception):  # noqa: N818 - named for the fact
 
 
 def registered(
-    held: Claim, *, organisation: str, manifest: Manifest, report: RunReport, evaluation: EvaluationPair | None
+    held: Claim,
+    *,
+    organisation: str,
+    manifest: Manifest,
+    report: RunReport,
+    evaluation: EvaluationPair | None,
+    stored_since: datetime,
 ) -> Verdict:
     """A version, or the job's cancellation where that was asked for first."""
     return lambda session: adapters.register(
-        session, held, organisation=organisation, manifest=manifest, report=report, evaluation=evaluation
+        session,
+        held,
+        organisation=organisation,
+        manifest=manifest,
+        report=report,
+        evaluation=evaluation,
+        stored_since=stored_since,
     )
 
 

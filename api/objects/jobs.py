@@ -10,6 +10,7 @@ from domain.adapters import model_name
 from domain.estimates import Actual, Estimate
 from domain.ids import IdKind, public_id
 from domain.jobs import JobState
+from domain.retention import expires_at
 from domain.runs import RunSpec
 from domain.waiting import Waiting, WaitingCode
 from models_db.adapters import AdapterVersion
@@ -282,10 +283,17 @@ class JobCheckpointObject(Identified):
     fine_tuned_model_checkpoint: str = Field(description="What a model of this step would be called.")
     step_number: int = Field(description="The optimiser step after which it was taken.")
     metrics: dict[str, Any] = Field(description="Measurements at that step, as in the `data` of events.")
+    erased_at: int | None = Field(
+        description="When it was given up, in seconds since 1970: nothing goes on from it any more. Null before. Ours."
+    )
+    expires_at: int | None = Field(
+        description="When it will be, in seconds since 1970. Null while its job is not finished: the newest two are"
+        " kept. Ours."
+    )
 
     @classmethod
-    def of(cls, checkpoint: JobCheckpoint, job: Job, *, organisation: str) -> "JobCheckpointObject":
-        """From its row and its job's."""
+    def of(cls, checkpoint: JobCheckpoint, job: Job, *, organisation: str, ttl: timedelta) -> "JobCheckpointObject":
+        """From its row and its job's; ttl is how long a finished job's are kept."""
         model = model_name(job.spec["base_model"], organisation, job.adapter_name, job.id.hex)
         return cls(
             id=public_id(IdKind.JOB_CHECKPOINT, checkpoint.id),
@@ -294,4 +302,12 @@ class JobCheckpointObject(Identified):
             fine_tuned_model_checkpoint=f"{model}:ckpt-step-{checkpoint.step}",
             step_number=checkpoint.step,
             metrics=checkpoint.metrics,
+            erased_at=seconds_or_none(checkpoint.erased_at),
+            expires_at=_expires_at(checkpoint, job, ttl),
         )
+
+
+def _expires_at(checkpoint: JobCheckpoint, job: Job, ttl: timedelta) -> int | None:
+    if checkpoint.erased_at is not None or job.finished_at is None:
+        return None
+    return seconds(expires_at(job.finished_at, job.checkpoints_warned_at, ttl))

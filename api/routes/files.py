@@ -1,6 +1,8 @@
 """Files: uploaded in one request, checked row by row, kept by digest."""
 
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -14,14 +16,19 @@ from api.uploads import Form, Spool, open_spool, receive_form
 from domain.access import Permission, require
 from domain.ids import IdKind, parse_id
 from domain.refusals import Invalid, MissingField, UnknownField
-from domain.rows import check_rows
-from services import files
+from domain.rows import RowsReport, check_rows
+from models_db.files import File
+from runtime.erasing import erase_blobs
+from services import blobs, files
+from services.blobs import BytesErased
 from storage.keys import Key
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
 
 FileId = Annotated[str, Path(description="A file's id, `file-…`.")]
 PURPOSE = "fine-tune"
+# An erasing of equal bytes takes a request and a commit.
+_TRIES, _RETRY_AFTER_S = 20, 0.1
 _FORM = {
     "requestBody": {
         "required": True,
@@ -65,10 +72,24 @@ def create(caller: Authenticated, form: Annotated[Form, Depends(_received)]) -> 
     report = check_rows(spool.stream, filename)
     with caller.in_department() as session:
         files.check_room(session, caller.principal, spool.digest, spool.size_bytes)
-    # Stored before the row exists: an object without a row is waste; a row without its object is a lie.
-    _store(caller, spool)
+    for _ in range(_TRIES - 1):
+        with suppress(BytesErased):
+            return FileObject.of(_stored(caller, spool, filename, report))
+        time.sleep(_RETRY_AFTER_S)
+    return FileObject.of(_stored(caller, spool, filename, report))
+
+
+def _stored(caller: Caller, spool: Spool, filename: str, report: RowsReport) -> File:
+    """Store the bytes, then enter them: an object without a row is waste; a row without its object is a lie.
+
+    Raises BytesErased where equal bytes are being erased at this moment.
+    """
     with caller.in_department() as session:
-        file = files.register(
+        stored_since = blobs.clock(session)
+    spool.stream.seek(0)
+    caller.runtime.objects.put(Key.blob(caller.department, spool.digest), spool.stream, spool.digest, spool.size_bytes)
+    with caller.in_department() as session:
+        return files.register(
             session,
             caller.principal,
             filename=filename,
@@ -76,16 +97,8 @@ def create(caller: Authenticated, form: Annotated[Form, Depends(_received)]) -> 
             digest=spool.digest,
             size_bytes=spool.size_bytes,
             rows=report,
+            stored_since=stored_since,
         )
-        stored_again = files.may_have_been_erased(session, spool.digest)
-    if stored_again:
-        _store(caller, spool)
-    return FileObject.of(file)
-
-
-def _store(caller: Caller, spool: Spool) -> None:
-    spool.stream.seek(0)
-    caller.runtime.objects.put(Key.blob(caller.department, spool.digest), spool.stream, spool.digest, spool.size_bytes)
 
 
 def _check_fields(form: Form) -> None:
@@ -130,10 +143,12 @@ def delete(caller: Authenticated, file_id: FileId) -> Deleted:
     """
     with caller.in_department() as session:
         digest = files.delete(session, caller.principal, parse_id(IdKind.FILE, file_id))
-    with caller.in_department() as session:
-        # The one network call inside a transaction: whoever registers the same bytes now has to wait for its end.
-        if files.lock_if_unneeded(session, caller.department, digest):
-            caller.runtime.objects.erase(Key.blob(caller.department, digest))
+    erase_blobs(
+        caller.runtime,
+        caller.department,
+        [digest],
+        lambda session: blobs.announce(session, caller.department, [digest]),
+    )
     return Deleted(id=file_id, object="file")
 
 

@@ -166,12 +166,13 @@ def list_checkpoints(
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Checkpoints a page.")] = 10,
 ) -> Page[JobCheckpointObject]:
-    """The points from which the job can go on, newest first."""
+    """The points that the job has reached and stored, newest first; it can go on from those that are not erased."""
     cursor = None if after is None else parse_id(IdKind.JOB_CHECKPOINT, after)
-    organisation = caller.runtime.settings.organisation
+    organisation, ttl = caller.runtime.settings.organisation, caller.runtime.settings.checkpoint_ttl
     with caller.in_department() as session:
         job = jobs.get(session, caller.principal, parse_id(IdKind.JOB, job_id))
         found, has_more = jobs.list_checkpoints(session, caller.principal, job.id, after=cursor, limit=limit)
         return page_of(
-            (JobCheckpointObject.of(point, job, organisation=organisation) for point in found), has_more=has_more
+            (JobCheckpointObject.of(point, job, organisation=organisation, ttl=ttl) for point in found),
+            has_more=has_more,
         )

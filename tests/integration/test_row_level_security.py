@@ -29,6 +29,7 @@ from models_db.departments import ApiKey, Department, Membership, ServiceAccount
 from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
+from models_db.retention import Erasure, StorageSweep
 from models_db.tables import DEPARTMENT_TABLES, Table
 from models_db.usage import StorageSample, UsageRecord
 from runtime import migrations
@@ -55,6 +56,7 @@ DEFINER_FUNCTIONS = {
     "preemptable_jobs",
     "queue_ahead",
     "queue_positions",
+    "storage_sweeps_due",
     "touch_key",
     "usage_of_all_departments",
 }
@@ -166,6 +168,8 @@ def _furnish(app: Engine, name: str) -> UUID:
                     department_id=department, base_model_id=base_model.id, request={}, data={},
                     inspection_key="sha256:4", created_by=user.id, expires_at=func.now(),
                 ),
+                Erasure(id=uuid4(), department_id=department, digest="sha256:3", ends_at=func.now()),
+                StorageSweep(department_id=department, due_at=func.now()),
                 Evaluation(
                     department_id=department, version_id=version.id, file_id=file.id, base_report={},
                     adapter_report={},

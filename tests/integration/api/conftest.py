@@ -17,7 +17,7 @@ from models_db.tables import Table
 from runtime import wiring
 from runtime.settings import Settings
 from runtime.wiring import Runtime
-from services import adapters, leases, validation
+from services import adapters, blobs, leases, validation
 from services.adapters import EvaluationPair
 from storage.keys import Key
 from tests.integration.conftest import Database, Department, rows, serving
@@ -38,6 +38,8 @@ def finish(runtime: Runtime) -> Callable[[Department, str], None]:
 
     def finished(department: Department, job_id: str) -> None:
         key, job = parse_id(IdKind.DEPARTMENT, department.id), parse_id(IdKind.JOB, job_id)
+        with runtime.department(key) as session:
+            stored_since = blobs.clock(session)
         manifest = _stored(runtime, key)
         with runtime.department(key) as session:
             validation.accept(session, job, InspectReport(files=(), problems=()))
@@ -49,8 +51,9 @@ def finish(runtime: Runtime) -> Callable[[Department, str], None]:
             leases.record_checkpoint(session, claim, step=1, manifest=manifest, metrics={"step": 1, "train_loss": 1.5})
         with runtime.department(key) as session:
             adapters.register(
-                session, claim, organisation="acme", manifest=manifest, report=_report(job), evaluation=_evaluation()
-            )
+                session, claim, organisation="acme", manifest=manifest, report=_report(job), evaluation=_evaluation(),
+                stored_since=stored_since,
+            )  # fmt: skip
 
     return finished
 

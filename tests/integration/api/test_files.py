@@ -1,13 +1,20 @@
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import openai
 import pytest
+from sqlalchemy import func, update
 
+from domain.digests import digest_of
+from domain.ids import IdKind, parse_id
+from models_db.retention import Erasure
+from runtime.wiring import Runtime
 from tests.integration.conftest import Department, rows
 
 ROW = b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'
@@ -228,6 +235,26 @@ def test_bytes_uploaded_while_equal_ones_are_deleted_stay_readable(make_departme
             kept = both.submit(department.upload, rows(2, salt=salt)).result()
             deleting.result()
             assert client.files.content(kept).read() == rows(2, salt=salt)
+
+
+def test_bytes_that_may_be_erased_at_any_moment_are_not_taken_yet(
+    make_department: Callable[[], Department], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    department, content, pending = make_department(), rows(2, salt=200), uuid4()
+    key = parse_id(IdKind.DEPARTMENT, department.id)
+    with runtime.department(key) as session:
+        ends_at = func.now() + timedelta(minutes=16)
+        session.add(Erasure(id=pending, department_id=key, digest=digest_of(content), ends_at=ends_at))
+    monkeypatch.setattr("api.routes.files._TRIES", 2)
+    with department.http() as client:
+        refused = upload(client, content)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
+        assert "x-should-retry" not in refused.headers
+        assert client.get("/files").json()["data"] == []
+        with runtime.department(key) as session:
+            session.execute(update(Erasure).values(ends_at=func.now()))
+        file = upload(client, content).raise_for_status().json()["id"]
+        assert client.get(f"/files/{file}/content").content == content
 
 
 def test_a_file_is_not_deleted_beside_the_submit_that_names_it(

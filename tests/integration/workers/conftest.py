@@ -33,7 +33,7 @@ from runtime import migrations, wiring
 from runtime.embedded import EmbeddedServices
 from runtime.settings import Settings, as_environment
 from runtime.wiring import Runtime
-from services import base_models, departments, files, jobs, validation
+from services import base_models, blobs, departments, files, jobs, validation
 from services.jobs import JobLimits
 from storage.keys import Key
 from storage.objects import ObjectStore
@@ -92,12 +92,14 @@ class Department:
     def upload(self, rows: list[dict[str, object]]) -> str:
         content = "".join(json.dumps(row) + "\n" for row in rows).encode()
         digest = digest_of(content)
+        with self.runtime.department(self.id) as session:
+            stored_since = blobs.clock(session)
         self.runtime.objects.put(Key.blob(self.id, digest), BytesIO(content), digest, len(content))
         with self.runtime.department(self.id) as session:
             report = RowsReport(rows=len(rows), duplicate_rows=0, rows_with_choices=0)
             file = files.register(
                 session, self.principal, filename="rows.jsonl", purpose="fine-tune", digest=digest,
-                size_bytes=len(content), rows=report,
+                size_bytes=len(content), rows=report, stored_since=stored_since,
             )  # fmt: skip
             return f"file-{file.id.hex}"
 

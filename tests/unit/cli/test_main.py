@@ -492,11 +492,22 @@ def test_only_a_running_job_has_time_left(tsugiki: Run, stub: Stub, state: str, 
     assert left.removeprefix("time left").strip() == shown
 
 
-def test_a_jobs_checkpoints_are_listed(tsugiki: Run, stub: Stub) -> None:
-    point = {"id": "ftckpt_1", "created_at": 1_795_564_800, "step_number": 40, "metrics": {"train_loss": 1.5}}
+@pytest.mark.parametrize(
+    ("erased_at", "expires_at", "kept_until"),
+    [
+        (None, None, ["-"]),
+        (None, 1_795_651_200, ["2026-11-26", "00:00:00Z"]),
+        (1_795_564_801, None, ["erased"]),
+    ],
+)
+def test_a_jobs_checkpoints_are_listed(
+    *, tsugiki: Run, stub: Stub, erased_at: int | None, expires_at: int | None, kept_until: list[str]
+) -> None:
+    point = {"id": "ftckpt_1", "created_at": 1_795_564_800, "step_number": 40, "metrics": {"train_loss": 1.5},
+             "erased_at": erased_at, "expires_at": expires_at}  # fmt: skip
     stub.answer("GET /fine_tuning/jobs/ftjob-1/checkpoints", listed(point))
     shown = tsugiki("jobs", "checkpoints", "ftjob-1").out.splitlines()[1]
-    assert shown.split() == ["40", "2026-11-25", "00:00:00Z", "train_loss=1.5", "ftckpt_1"]
+    assert shown.split() == ["40", "2026-11-25", "00:00:00Z", *kept_until, "train_loss=1.5", "ftckpt_1"]
 
 
 def test_submit_sends_the_method_of_the_adapter(tsugiki: Run, stub: Stub) -> None:
