@@ -49,6 +49,8 @@ class AuditEvent(StrEnum):
     VERSION_REGISTERED = "adapter.version.registered"
     VERSION_DOWNLOADED = "adapter.version.downloaded"
     VERSION_DOWNLOAD_COMPLETED = "adapter.version.download_completed"
+    VERSION_DAMAGED = "adapter.version.damaged"
+    VERSION_MENDED = "adapter.version.mended"
     ALIAS_MOVED = "alias.moved"
     AUDIT_QUERIED = "audit.queried"
 

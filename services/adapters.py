@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from domain import access
 from domain.access import Permission, Principal, require
 from domain.adapters import LATEST, VersionState, model_name
-from domain.audit import AuditEvent
-from domain.digests import Manifest
+from domain.audit import AuditEvent, Outcome
+from domain.digests import Digest, Manifest
 from domain.failpoints import FailPoint, failpoint
 from domain.jobs import JobState
 from domain.plans import EvaluationReport, RunReport
-from domain.refusals import Denied, NotFound
+from domain.refusals import ArtifactMissing, Denied, NotFound
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
@@ -259,8 +259,34 @@ def open_download(session: Session, principal: Principal, name: str, reference: 
 
 
 def close_download(session: Session, principal: Principal, version: AdapterVersion, sent_bytes: int) -> None:
-    """The last byte was sent."""
+    """The last byte was sent, and every digest was right: a version that was damaged is whole again."""
     _record_download(session, principal, version, AuditEvent.VERSION_DOWNLOAD_COMPLETED, sent_bytes=sent_bytes)
+    if _mark_damaged(session, version, since=None):
+        _record_download(session, principal, version, AuditEvent.VERSION_MENDED)
+
+
+def report_damage(session: Session, principal: Principal, version: AdapterVersion, digest: Digest) -> None:
+    """A file of the version is missing from storage, or its bytes are not those of the digest. Recorded once."""
+    require(principal, Permission.ADAPTER_READ)
+    if not _mark_damaged(session, version, since=func.now()):
+        return
+    audit.record(
+        session,
+        principal,
+        AuditEvent.VERSION_DAMAGED,
+        resource=("adapter_version", version.id),
+        refs=[version.adapter_id],
+        outcome=Outcome.FAILURE,
+        reason=ArtifactMissing.code,
+        details={"digest": version.digest, "file_digest": digest},
+    )
+
+
+def _mark_damaged(session: Session, version: AdapterVersion, *, since: ColumnElement[datetime] | None) -> bool:
+    """Set or remove the mark; whether that changed anything."""
+    marked = AdapterVersion.damaged_at.is_not(None) if since is None else AdapterVersion.damaged_at.is_(None)
+    changed = update(AdapterVersion).where(AdapterVersion.id == version.id, marked).values(damaged_at=since)
+    return session.execute(changed.returning(AdapterVersion.id)).first() is not None
 
 
 def _record_download(

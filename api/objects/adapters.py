@@ -2,7 +2,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from api.objects.shape import Identified, Shape, seconds
+from api.objects.shape import Identified, Shape, seconds, seconds_or_none
 from domain.adapters import LATEST
 from domain.digests import Digest, Manifest
 from domain.ids import IdKind, public_id
@@ -68,6 +68,10 @@ class AdapterVersionObject(Identified):
     state: str = Field(description="`candidate`, `approved`, `rejected`, `retired` or `revoked`.")
     model: str = Field(description="What the client calls it: `ft:…`.")
     base_model: str = Field(description="The base model it belongs on.")
+    damaged_at: int | None = Field(
+        description="When a file of it was found missing or changed in storage, in seconds since 1970; null while it is"
+        " whole. Nobody can pull it until it is whole again."
+    )
     digest: Digest = Field(description="Of its manifest.")
     files: list[AdapterFileObject] = Field(description="Its files, by path: a PEFT folder.")
     bytes: int = Field(description="Size of all its files together.")
@@ -90,6 +94,7 @@ class AdapterVersionObject(Identified):
             state=version.state,
             model=version.model_name,
             base_model=base_model,
+            damaged_at=seconds_or_none(version.damaged_at),
             digest=version.digest,
             files=[AdapterFileObject(path=f.path, bytes=f.bytes, digest=f.digest) for f in manifest.files],
             bytes=manifest.total_bytes,

@@ -35,6 +35,8 @@ def test_a_finished_job_names_its_model_and_its_version(finished: Finished) -> N
     (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(finished.job)
     assert checkpoint.fine_tuned_model_checkpoint == f"{finished.model}:ckpt-step-1"
     assert checkpoint.metrics.train_loss == 1.5
+    kept_until = job.finished_at + 30 * 24 * 3600
+    assert (checkpoint.erased_at, checkpoint.expires_at) == (None, kept_until)  # type: ignore[attr-defined]
     events = list(client.fine_tuning.jobs.list_events(finished.job, limit=2))
     assert events[0].message == "The job has successfully completed."
     assert [event.data for event in events if event.type == "metrics"] == [METRICS]
@@ -81,18 +83,57 @@ def test_an_inference_account_gets_approved_versions_only(finished: Finished) ->
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
 
 
-def test_a_version_whose_bytes_are_gone_is_a_clear_refusal(
-    make_finished: Callable[[str], Finished], runtime: Runtime
+@pytest.mark.parametrize("place", [0, 1], ids=["first file", "second file"])
+def test_a_version_whose_bytes_are_gone_is_refused_marked_and_mended(
+    make_finished: Callable[[str], Finished], runtime: Runtime, unchanged: Callable[..., Any], place: int
 ) -> None:
-    finished = make_finished("gone")
-    key = parse_id(IdKind.DEPARTMENT, finished.department.id)
-    with runtime.department(key) as session:
-        version = session.get_one(AdapterVersion, parse_id(IdKind.ADAPTER_VERSION, finished.version))
-        first: ManifestFile = Manifest.model_validate(version.manifest, strict=False).files[0]
-    runtime.objects.erase(Key.blob(key, first.digest))
+    finished = make_finished(f"gone-{place}")
+    key, file = stored_file(finished, runtime, place)
+    runtime.objects.erase(key)
+    path = f"/adapters/{finished.adapter}/versions/1"
     with finished.department.http() as client:
-        answer = client.get("/adapters/gone/versions/1/content")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "artifact_missing")
+        assert client.get(path).json()["damaged_at"] is None
+        with unchanged(adapter_version_downloaded=1, adapter_version_damaged=1):
+            refused = client.get(f"{path}/content")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "artifact_missing")
+        assert refused.headers["x-should-retry"] == "false"
+        since = client.get(path).json()["damaged_at"]
+        assert since
+        # Told once, refused as long as it lasts.
+        with unchanged(adapter_version_downloaded=1):
+            assert client.get(f"{path}/content").status_code == 409
+
+        runtime.objects.put(key, io.BytesIO(ADAPTER_FILES[file.path]), file.digest, file.bytes)
+        with unchanged(adapter_version_downloaded=1, adapter_version_download_completed=1, adapter_version_mended=1):
+            assert client.get(f"{path}/content").is_success
+        assert client.get(path).json()["damaged_at"] is None
+
+
+def test_a_version_whose_bytes_are_changed_breaks_the_download_off(
+    make_finished: Callable[[str], Finished], runtime: Runtime, unchanged: Callable[..., Any]
+) -> None:
+    finished = make_finished("changed")
+    key, file = stored_file(finished, runtime, 1)
+    content = ADAPTER_FILES[file.path]
+    runtime.objects.erase(key)
+    client = runtime.objects._client  # noqa: SLF001 - past our rules, as a broken disk would
+    client.put_object(Bucket=runtime.settings.s3_bucket, Key=key.path, Body=content[:-1] + b"?")
+    with finished.department.http() as http_client:
+        with (
+            unchanged(adapter_version_downloaded=1, adapter_version_damaged=1),
+            pytest.raises(httpx.RemoteProtocolError),
+        ):
+            http_client.get("/adapters/changed/versions/1/content")
+        assert http_client.get("/adapters/changed/versions/1").json()["damaged_at"]
+
+
+def stored_file(finished: Finished, runtime: Runtime, place: int) -> tuple[Key, ManifestFile]:
+    """Where one of a version's files lies."""
+    department = parse_id(IdKind.DEPARTMENT, finished.department.id)
+    with runtime.department(department) as session:
+        version = session.get_one(AdapterVersion, parse_id(IdKind.ADAPTER_VERSION, finished.version))
+    file = Manifest.model_validate(version.manifest, strict=False).files[place]
+    return Key.blob(department, file.digest), file
 
 
 def test_lineage_is_read_from_every_end(finished: Finished, trainer: httpx.Client) -> None:
