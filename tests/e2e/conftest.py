@@ -76,7 +76,9 @@ def stop_service(service: RunningService) -> int:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, smollm2_folder: Path) -> Iterator[RunningService]:
     """One running service for the whole session, with the real base model registered."""
-    running = start_service(tmp_path_factory.mktemp("service") / "data", precision="fp32")
+    running = start_service(
+        tmp_path_factory.mktemp("service") / "data", precision="fp32", price_per_gpu_hour="3.6", currency="eur"
+    )
     try:
         subprocess.run(
             [str(Path(sys.executable).with_name("tsugiki")), "base-models", "add", BASE_MODEL, "--from",

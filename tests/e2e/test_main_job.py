@@ -90,6 +90,24 @@ def test_the_job_ends_with_a_version_that_its_lineage_and_audit_trail_tell_of(
     assert told.count("adapter.version.registered") == 1
 
 
+def test_what_the_job_took_is_charged_to_its_department_at_the_workers_price(
+    service: RunningService, trained: Trained
+) -> None:
+    job, metrics = trained.job, trained.version["metrics"]
+    with service.http(trained.department.admin_key) as admin:
+        sums = admin.get("/usage", params={"group_by[]": ["job", "user"]}).raise_for_status().json()["data"]
+    # Beside what is stored, which is no job's.
+    (used,) = [each for each in sums if each["job_id"] is not None]
+    with service.http(trained.department.trainer_key) as trainer:
+        assert (used["job_id"], used["user_id"]) == (job.id, trainer.get("/me").json()["id"])
+    assert used["trained_tokens"] == job.trained_tokens
+    # Two ranks: at least while they trained, and no longer than the job was there.
+    assert job.finished_at
+    assert 2 * metrics["train_s"] < used["gpu_seconds"] < 2 * (job.finished_at + 1 - job.created_at)  # type: ignore[index]
+    # 3.60 an hour is a thousandth a second.
+    assert used["amount"] == {"value": pytest.approx(used["gpu_seconds"] / 1000, abs=1e-6), "currency": "eur"}
+
+
 def test_the_adapter_beats_the_base_model_on_rows_it_never_saw(trained: Trained) -> None:
     (evaluation,) = trained.version["evaluation"]  # type: ignore[misc]
     assert evaluation["base"]["rows"] == evaluation["adapter"]["rows"] == 24
