@@ -52,6 +52,7 @@ class Unknown(StrEnum):
     LAYERS_UNKNOWN = "layers_unknown"
     AT_MOST = "at_most"
     NO_WORKER = "no_worker"
+    DEPARTMENT_LIMIT = "department_limit"
     QUEUE_UNKNOWN = "queue_unknown"
 
 
@@ -81,22 +82,36 @@ class Speed(Frozen):
 
 
 class Queue(Frozen):
-    """What stands before a job: seconds each running job has left, and each one ahead will take; None is unknown."""
+    """What stands before a job. Times of None are unknown.
+
+    running_s: for how long each worker that has jobs will have them. ahead_s: how long each job that comes before it
+    will take. workers: those that take jobs. is_held_back: the department runs as many jobs as it may.
+    """
 
     running_s: tuple[float | None, ...] = ()
     ahead_s: tuple[float | None, ...] = ()
     workers: Annotated[int, Field(ge=0)] = 0
+    is_held_back: bool = False
 
     @property
     def position(self) -> int:
         """Its place among those that wait: 1 is next."""
         return len(self.ahead_s) + 1
 
+    @property
+    def unknown(self) -> Unknown | None:
+        """Why it cannot be said when it starts; None where it can."""
+        if not self.workers:
+            return Unknown.NO_WORKER
+        if self.is_held_back:
+            return Unknown.DEPARTMENT_LIMIT
+        return Unknown.QUEUE_UNKNOWN if None in (*self.running_s, *self.ahead_s) else None
+
     def starts_in_s(self) -> float | None:
         """Seconds until a worker is free for it, if each takes the next job when it is done; None where unknown."""
-        known = [seconds for seconds in (*self.running_s, *self.ahead_s) if seconds is not None]
-        if not self.workers or len(known) < len(self.running_s) + len(self.ahead_s):
+        if self.unknown is not None:
             return None
+        known = [seconds for seconds in (*self.running_s, *self.ahead_s) if seconds is not None]
         running = known[: len(self.running_s)]
         free_in_s = running + [0.0] * (self.workers - len(running))
         heapq.heapify(free_in_s)
@@ -236,9 +251,8 @@ def _gaps(
         yield from _gap(("adapter_bytes",), Unknown.LAYERS_UNKNOWN)
     elif spec.lora.init is LoraInit.PISSA:
         yield from _gap(("adapter_bytes",), Unknown.AT_MOST)
-    if queue is not None and queue.starts_in_s() is None:
-        why = Unknown.QUEUE_UNKNOWN if queue.workers else Unknown.NO_WORKER
-        yield from _gap(("expected_start", "expected_finish"), why)
+    if queue is not None and queue.unknown is not None:
+        yield from _gap(("expected_start", "expected_finish"), queue.unknown)
     elif queue is not None and (speed is None or not has_tokens):
         yield from _gap(("expected_finish",), Unknown.NOT_COUNTED if speed else Unknown.NOT_MEASURED_YET)
 
@@ -249,7 +263,8 @@ _SENTENCES = {
     Unknown.OTHER_METHOD: "The runs measured here trained with other methods.",
     Unknown.LAYERS_UNKNOWN: "The base model's files do not say which linear layers it has.",
     Unknown.AT_MOST: "An adapter begun with PiSSA ends with the smallest rank that holds it, up to twice the rank.",
-    Unknown.NO_WORKER: "No train worker has been seen lately.",
+    Unknown.NO_WORKER: "No train worker takes jobs now.",
+    Unknown.DEPARTMENT_LIMIT: "The department runs as many jobs as it may: one has to end first.",
     Unknown.QUEUE_UNKNOWN: "It is not known how long the jobs before it will take.",
 }
 

@@ -16,12 +16,13 @@ from domain.job_requests import JobRequest
 from domain.plans import InspectReport, RunReport
 from domain.refusals import JobTooLarge, NotFound, OverQuota
 from domain.runs import LoraMethod, RunData, RunSpec
+from domain.workers import WorkerState
 from models_db.base_models import BaseModel
 from models_db.estimates import AskedEstimate, Inspection
 from models_db.jobs import Job
 from models_db.sessions import take_lock
 from models_db.usage import UsageRecord
-from services import audit, inspections, jobs
+from services import audit, inspections, jobs, workers
 from services.base_models import facts_of, manifest_of
 from services.doorbell import nudge_estimate
 from services.inspections import Counting
@@ -41,6 +42,7 @@ class EstimateLimits:
     max_pending: int
     kept_s: float
     half_life_s: float
+    lease_s: float
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _answer(
             report,
             facts_of(session.get_one(BaseModel, job.base_model_id)),
             _speed(session, job.base_model_id, spec.lora),
-            queue=_queue(session, request.priority, limits.half_life_s),
+            queue=_queue(session, request.priority, limits),
             currency=limits.job.currency,
             at=now,
         )
@@ -211,11 +213,18 @@ def _speed(session: Session, base_model: UUID, method: LoraMethod) -> Speed | No
     return next((Speed(**measured) for measured in found), None)
 
 
-def _queue(session: Session, priority: int, half_life_s: float) -> Queue:
+def _queue(session: Session, priority: int, limits: EstimateLimits) -> Queue:
     found = session.execute(
-        text("SELECT * FROM queue_ahead(:priority, :half_life_s)"), {"priority": priority, "half_life_s": half_life_s}
+        text("SELECT * FROM queue_ahead(:priority, :half_life_s)"),
+        {"priority": priority, "half_life_s": limits.half_life_s},
     ).one()
-    return Queue(running_s=tuple(found.running_s), ahead_s=tuple(found.ahead_s), workers=found.workers)
+    living = workers.living(session, lease_s=limits.lease_s)
+    return Queue(
+        running_s=tuple(found.running_s),
+        ahead_s=tuple(found.ahead_s),
+        workers=sum(seen.worker.state == WorkerState.ACTIVE for seen in living),
+        is_held_back=found.is_held_back,
+    )
 
 
 # --- the validate worker's side ---------------------------------------------------------------------------------------

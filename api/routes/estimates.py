@@ -30,6 +30,7 @@ def _limits(settings: Settings) -> EstimateLimits:
         max_pending=settings.max_pending_estimates,
         kept_s=settings.estimate_kept_s,
         half_life_s=settings.fair_share_half_life_s,
+        lease_s=settings.lease_s,
     )
 
 

@@ -79,11 +79,11 @@ CREATE FUNCTION measured_speeds(p_base_model uuid, p_general boolean, p_runs int
     ORDER BY same_method DESC, max(finished_at) DESC
 $$;
 
--- What a new job of the session's department would wait for: how long each running job is thought to go on, and each
--- waiting one that comes before it to take, in no department's name; and how many workers worked in the last hour.
--- The order is that of claimable_jobs.
+-- What a new job of the session's department would wait for: how long each worker with jobs is thought to have them,
+-- and each waiting job that comes before it to take, in no department's name; and whether the department runs as many
+-- as it may. The order is that of claimable_jobs.
 CREATE FUNCTION queue_ahead(p_priority integer, p_half_life_s double precision) RETURNS TABLE (
-    running_s double precision[], ahead_s double precision[], workers bigint
+    running_s double precision[], ahead_s double precision[], is_held_back boolean
 ) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WITH used AS (
         SELECT l.department_id, sum(
@@ -96,6 +96,18 @@ CREATE FUNCTION queue_ahead(p_priority integer, p_half_life_s double precision) 
         FROM leases l
         WHERE l.ended_at IS NULL OR l.ended_at > now() - make_interval(secs => 10 * p_half_life_s)
         GROUP BY l.department_id
+    ), running AS (
+        SELECT j.department_id, l.worker, coalesce(
+            (j.progress ->> 'eta_s')::double precision,
+            -- greatest takes a NULL for nothing.
+            CASE WHEN j.estimate ->> 'seconds' IS NOT NULL THEN
+                greatest(0, (j.estimate ->> 'seconds')::double precision - extract(epoch FROM now() - l.acquired_at))
+            END
+        ) AS left_s
+        FROM jobs j JOIN leases l ON l.id = j.lease_id WHERE j.state = 'running'
+    ), full_departments AS (
+        SELECT d.id FROM departments d
+        WHERE d.max_running_jobs <= (SELECT count(*) FROM running r WHERE r.department_id = d.id)
     ), waiting AS (
         SELECT j.id, j.department_id, j.priority, (j.estimate ->> 'seconds')::double precision AS seconds,
             row_number() OVER (PARTITION BY j.department_id ORDER BY j.priority DESC, j.id) - 1 AS place
@@ -104,7 +116,7 @@ CREATE FUNCTION queue_ahead(p_priority integer, p_half_life_s double precision) 
         SELECT count(*) AS place FROM waiting w
         WHERE w.department_id = current_department() AND w.priority >= p_priority
     ), turns AS (
-        SELECT w.id, w.seconds, w.department_id = current_department() AS is_own, w.place, d.served_at,
+        SELECT w.id, w.department_id, w.seconds, w.department_id = current_department() AS is_own, w.place, d.served_at,
             (coalesce(u.device_s, 0) + w.place * 60) / d.weight AS share
         FROM waiting w JOIN departments d ON d.id = w.department_id LEFT JOIN used u USING (department_id)
     ), turn AS (
@@ -114,19 +126,14 @@ CREATE FUNCTION queue_ahead(p_priority integer, p_half_life_s double precision) 
     ), ahead AS (
         SELECT t.* FROM turns t CROSS JOIN turn
         WHERE CASE WHEN t.is_own THEN t.place < turn.place
-            ELSE (t.share, coalesce(t.served_at, '-infinity')) <= (turn.share, turn.served_at) END
+            ELSE t.department_id NOT IN (SELECT id FROM full_departments)
+                AND (t.share, coalesce(t.served_at, '-infinity')) <= (turn.share, turn.served_at) END
     )
     SELECT
-        ARRAY(
-            SELECT coalesce(
-                (j.progress ->> 'eta_s')::double precision,
-                greatest(0, (j.estimate ->> 'seconds')::double precision
-                    - extract(epoch FROM now() - l.acquired_at)::double precision)
-            )
-            FROM jobs j JOIN leases l ON l.id = j.lease_id WHERE j.state = 'running'
-        ),
+        -- Of jobs that share a worker it is free after the last.
+        ARRAY(SELECT CASE WHEN count(*) = count(left_s) THEN max(left_s) END FROM running GROUP BY worker),
         ARRAY(SELECT seconds FROM ahead ORDER BY share, served_at NULLS FIRST, id),
-        (SELECT count(DISTINCT worker) FROM leases WHERE coalesce(ended_at, now()) > now() - interval '1 hour')
+        current_department() IN (SELECT id FROM full_departments)
 $$;
 
 -- How far off estimates were, as a share of what came, over the newest 10,000 ended jobs of all departments.

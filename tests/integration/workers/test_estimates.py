@@ -9,14 +9,18 @@ import pytest
 from domain.estimates import EstimateState, Unknown
 from domain.job_requests import JobRequest
 from domain.jobs import JobState
-from services import estimates
+from domain.limits import LimitChange
+from services import estimates, leases, limits
 from services.estimates import Answer, EstimateLimits
 from storage.errors import StorageUnavailable
 from tests.integration.workers.conftest import LIMITS
+from tests.integration.workers.registry import Registry
 from workers.sweeper import sweep
 from workers.validation import count, validate
 
-ESTIMATES = EstimateLimits(job=LIMITS, max_training_tokens=10**9, max_pending=4, kept_s=60, half_life_s=3600)
+ESTIMATES = EstimateLimits(
+    job=LIMITS, max_training_tokens=10**9, max_pending=4, kept_s=60, half_life_s=3600, lease_s=60
+)  # fmt: skip
 
 
 def ask(department: Any, file: str, **lora: Any) -> Answer:
@@ -109,6 +113,12 @@ def test_an_estimate_waits_while_storage_is_away_and_is_rung_for_again(
     count(runtime, uuid4())
 
 
+def test_the_validate_worker_hears_of_it_through_the_queue(department: Any, start: Any, wait_for: Any) -> None:
+    asked = ask(department, department.upload(department.rows(6)))
+    start("celery", "validate")
+    wait_for(lambda: look(department, asked.id).state is EstimateState.READY, within_s=60, what="the rows are counted")
+
+
 class Away:
     def fetch(self, *_: object) -> None:
         raise StorageUnavailable("away")
@@ -134,7 +144,12 @@ def test_the_second_job_is_foretold_by_what_the_first_measured(department: Any) 
     trained_s = thought["trained_tokens"] / came.actual["tokens_per_s"]
     assert thought["seconds"] == pytest.approx(came.actual["overhead_s"] + trained_s)
     assert thought["peak_memory_bytes"] == came.actual["peak_memory_bytes"]
-    # The second waits now: whoever comes after it is told how long.
+    # The second waits now: whoever comes after it is told how long, once there is a worker that takes jobs.
+    alone = ask(department, file).estimate
+    assert alone
+    assert (alone.queue_position, alone.expected_start) == (2, None)
+    assert Unknown.NO_WORKER in {gap.code for gap in alone.gaps}
+    Registry(department.runtime).register()
     found = ask(department, file).estimate
     assert found
     assert found.queue_position == 2
@@ -144,3 +159,21 @@ def test_the_second_job_is_foretold_by_what_the_first_measured(department: Any) 
     dora = ask(department, file, use_dora=True).estimate
     assert dora
     assert Unknown.OTHER_METHOD in {gap.code for gap in dora.gaps}
+
+
+def test_a_department_that_runs_as_many_as_it_may_is_told_so(department: Any) -> None:
+    Registry(department.runtime).register()
+    file = department.upload(department.rows(16))
+    running = department.submit_queued()
+    with department.runtime.department(department.id) as session:
+        assert leases.claim(session, running, worker="w", lease_s=60)
+    busy = ask(department, file).estimate
+    assert busy
+    # Nobody knows yet how long the one that runs will take.
+    assert {gap.code for gap in busy.gaps if gap.figure == "expected_start"} == {Unknown.QUEUE_UNKNOWN}
+    change = LimitChange.model_validate({"max_running_jobs": 1})
+    with department.runtime.department(department.id) as session:
+        limits.change(session, department.principal, department.id, change)
+    held_back = ask(department, file).estimate
+    assert held_back
+    assert {gap.code for gap in held_back.gaps if gap.figure == "expected_start"} == {Unknown.DEPARTMENT_LIMIT}

@@ -143,10 +143,11 @@ def test_a_figure_that_rests_on_something_else_says_so() -> None:
         (Queue(running_s=(30.0, 50.0), workers=2), 30),
         # The first takes the place that is free after 30 s, until 130 s; the second that of 50 s, until 60 s.
         (Queue(running_s=(30.0, 50.0), ahead_s=(100.0, 10.0), workers=2), 60),
-        # More run than were seen to work: those that run count.
+        # One of those that have jobs takes no further ones: nobody knows which.
         (Queue(running_s=(30.0, 50.0), workers=1), 30),
         (Queue(running_s=(None,), workers=1), None),
         (Queue(ahead_s=(None,), workers=1), None),
+        (Queue(workers=2, is_held_back=True), None),
         (Queue(), None),
     ],
 )

@@ -19,7 +19,7 @@ def spec(**lora: object) -> RunSpec:
     return resolve(
         JobRequest.model_validate({"model": "m", "training_file": "f", "lora": {"max_seq_len": 64} | lora}),
         base_model="m", base_model_digest=DIGEST, facts=BASE, training=FileFacts(digest=DIGEST, rows=8),
-        validation=None, evaluation=None, seed=7, max_total_steps=1000,
+        validation=None, evaluation=None, seed=7,
     )  # fmt: skip
 
 
