@@ -18,12 +18,12 @@ def erase_blobs(
     """Erase those of the blobs that `announce` finds no row for; which of them are gone. Raises StorageUnavailable."""
     # Signed before they are announced: what is stopped in between comes too late, and the store refuses it.
     keys = {digest: Key.blob(department, digest) for digest in digests}
-    signed = {digest: runtime.objects.presign_erase(key, ttl_s=ERASE_WITHIN_S) for digest, key in keys.items()}
+    signed = runtime.objects.presign_erase(keys.values(), ttl_s=ERASE_WITHIN_S)
     with runtime.department(department) as session:
         announced = announce(session)
     erased = [
-        digest for digest in announced.digests if runtime.objects.erase_presigned(keys[digest], signed[digest])
-    ]  # fmt: skip
+        digest for digest in announced.digests if runtime.objects.erase_presigned(keys[digest], signed[keys[digest]])
+    ]
     with runtime.department(department) as session:
         blobs.end(session, announced, erased)
     return erased

@@ -10,8 +10,8 @@ apart:
 3. A row may name only bytes whose put began after every announced erasing of them had ended.
 
 An erasing announced after the row is entered finds the row; one announced before is seen by rule 3. Times are the
-database's, but for the signature's: SigV4 lets clocks differ by 15 minutes, and an erasing that nobody saw end counts
-as pending for so much longer.
+database's, but for the signature's: it may be ahead of the store's clock by MAX_AHEAD_S, and an erasing that nobody saw
+end counts as pending for so much longer.
 """
 
 from collections.abc import Collection
@@ -25,10 +25,10 @@ from sqlalchemy.orm import Session
 from domain.digests import Digest
 from models_db.retention import Erasure
 from models_db.sessions import take_lock
+from storage.objects import MAX_AHEAD_S
 
 ERASE_WITHIN_S = 60
-_CLOCKS_DIFFER = timedelta(minutes=15)
-_PENDING = timedelta(seconds=ERASE_WITHIN_S) + _CLOCKS_DIFFER
+_PENDING = timedelta(seconds=ERASE_WITHIN_S + MAX_AHEAD_S)
 
 # Erasings that ended are remembered for this long; a put that began too long before its row is not vouched for.
 _REMEMBERED = timedelta(days=1)

@@ -6,12 +6,14 @@ boto3's transfer manager is not used: its `upload_file` cannot send `If-None-Mat
 import hashlib
 import io
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from boto3.session import Session
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 MAX_PRESIGNED_S = 300
+# What S3 lets the clocks of signers differ from its own.
+MAX_AHEAD_S = 15 * 60
 # S3 allows 5 GiB in one request; a failed request is sent again from its start, so we stay well below.
 SINGLE_PUT_BYTES = 1 << 30
 # 10,000 parts are the limit: files of up to 640 GB.
@@ -191,11 +195,23 @@ class ObjectStore:
             if reply.get("VersionId"):
                 self._erase_versions(key)
 
-    def presign_erase(self, key: Key, *, ttl_s: int) -> str:
-        """A URL that erases the object until it expires: the store, not the process that has it, keeps to the time."""
-        return self._client.generate_presigned_url(
-            "delete_object", Params={"Bucket": self._bucket, "Key": key.path}, ExpiresIn=_ttl(ttl_s)
-        )
+    def presign_erase(self, keys: Collection[Key], *, ttl_s: int) -> dict[Key, str]:
+        """URLs that erase an object each, until they expire: the store keeps to that, not the process that has them.
+
+        By the store's clock they expire within ttl_s + MAX_AHEAD_S from now: some stores take a signature of any future
+        day, so its date is held against theirs. Raises StorageUnavailable when this machine's clock is further ahead.
+        """
+        urls = {
+            key: self._client.generate_presigned_url(
+                "delete_object", Params={"Bucket": self._bucket, "Key": key.path}, ExpiresIn=_ttl(ttl_s)
+            )
+            for key in keys
+        }
+        with named_errors(self._bucket):
+            now = clock_of(self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"])
+        if any((_signed_at(url) - now).total_seconds() > MAX_AHEAD_S for url in urls.values()):
+            raise StorageUnavailable("this machine's clock is ahead of the object store's")
+        return urls
 
     def erase_presigned(self, key: Key, url: str) -> bool:
         """Erase by such a URL, asked once; False when it came too late.
@@ -356,6 +372,11 @@ def _checked(key: Key, body: "StreamingBody", digest: Digest) -> Iterator[bytes]
         raise DigestMismatch(f"the bytes stored under {key} are not those of the digest")
     if held:
         yield held
+
+
+def _signed_at(url: str) -> datetime:
+    (date,) = parse_qs(urlsplit(url).query)["X-Amz-Date"]
+    return datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
 
 
 def _checksum(digest: Digest) -> str:

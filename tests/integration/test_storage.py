@@ -7,7 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
@@ -236,7 +238,7 @@ def test_a_bucket_that_keeps_versions_keeps_none_of_an_erased_object(
 def test_an_erasing_that_was_signed_in_time_erases_and_may_be_sent_again(store: ObjectStore, department: UUID) -> None:
     key = Key.blob(department, DIGEST)
     _put(store, key, CONTENT)
-    url = store.presign_erase(key, ttl_s=60)
+    url = store.presign_erase([key], ttl_s=60)[key]
     assert store.erase_presigned(key, url)
     assert store.erase_presigned(key, url)
     with pytest.raises(ObjectMissing):
@@ -246,7 +248,7 @@ def test_an_erasing_that_was_signed_in_time_erases_and_may_be_sent_again(store: 
 def test_an_erasing_that_comes_too_late_is_refused_by_the_store(store: ObjectStore, department: UUID) -> None:
     key = Key.blob(department, DIGEST)
     _put(store, key, CONTENT)
-    erasing, reading = store.presign_erase(key, ttl_s=1), store.presign_get(key, ttl_s=1)
+    erasing, reading = store.presign_erase([key], ttl_s=1)[key], store.presign_get(key, ttl_s=1)
     deadline = time.monotonic() + 10
     while httpx.get(reading).status_code != httpx.codes.FORBIDDEN:
         assert time.monotonic() < deadline
@@ -255,10 +257,30 @@ def test_an_erasing_that_comes_too_late_is_refused_by_the_store(store: ObjectSto
     assert store.size_of(key) == len(CONTENT)
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=14), timedelta(minutes=16), timedelta(hours=1)])
+def test_no_erasing_is_signed_for_a_far_future(
+    store: ObjectStore, department: UUID, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    key = Key.blob(department, DIGEST)
+    sign = store._client.generate_presigned_url  # noqa: SLF001 - the clock is wrong while it signs, and right again after
+
+    def sign_ahead(*arguments: Any, **options: Any) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("botocore.auth.get_current_datetime", lambda: datetime.now(UTC).replace(tzinfo=None) + ahead)
+            return sign(*arguments, **options)
+
+    monkeypatch.setattr(store._client, "generate_presigned_url", sign_ahead)  # noqa: SLF001
+    if ahead < timedelta(minutes=15):
+        assert store.erase_presigned(key, store.presign_erase([key], ttl_s=60)[key])
+        return
+    with pytest.raises(StorageUnavailable, match="clock is ahead"):
+        store.presign_erase([key], ttl_s=60)
+
+
 def test_an_erasing_is_of_one_object(store: ObjectStore, department: UUID) -> None:
     key, other = Key.blob(department, DIGEST), Key.blob(uuid4(), DIGEST)
     _put(store, other, CONTENT)
-    url = store.presign_erase(key, ttl_s=60)
+    url = store.presign_erase([key], ttl_s=60)[key]
     assert not store.erase_presigned(other, url.replace(key.path, other.path))
     assert store.size_of(other) == len(CONTENT)
 
@@ -271,7 +293,7 @@ def test_a_signed_erasing_leaves_what_was_written_after_it(embedded: EmbeddedSer
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     key = Key.blob(department, DIGEST)
     _put(keeping, key, CONTENT)
-    assert keeping.erase_presigned(key, keeping.presign_erase(key, ttl_s=60))
+    assert keeping.erase_presigned(key, keeping.presign_erase([key], ttl_s=60)[key])
     left = client.list_object_versions(Bucket=bucket)
     assert (left.get("Versions", []), left.get("DeleteMarkers", [])) == ([], [])
     _put(keeping, key, CONTENT)

@@ -1,6 +1,7 @@
 """Workers under Celery, as they are deployed; the first test with the real engine on two ranks."""
 
 import signal
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,8 +9,10 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
+from domain.digests import digest_of
 from domain.jobs import JobState
 from runtime.queue import TRAIN_QUEUE, TRAIN_TASK, VALIDATE_TASK
+from storage.keys import Key
 
 TWO_RANKS = pytest.mark.parametrize("settings", [{"ranks": 2}], indirect=True)
 
@@ -104,3 +107,14 @@ def test_a_worker_asked_twice_goes_at_once(department: Any, start: Any, wait_for
     assert worker.wait(timeout=3) == 1
     wait_for(lambda: not engines(), within_s=5, what="the engine dies with its worker")
     assert state_of(department, job) == JobState.RUNNING
+
+
+@pytest.mark.parametrize("settings", [{"orphan_after_s": 0}], indirect=True, ids=["at once"])
+def test_the_sweep_worker_looks_after_storage(department: Any, start: Any, wait_for: Any) -> None:
+    content = b"stored, and never entered"
+    orphan = Key.blob(department.id, digest_of(content))
+    department.runtime.objects.put(orphan, BytesIO(content), digest_of(content), len(content))
+    start("celery", "sweep")
+    start("-m", "workers.main", "beat")
+    wait_for(lambda: department.audited("storage.orphans_erased"), within_s=60, what="the orphan is announced")
+    wait_for(lambda: department.runtime.objects.list_page(department.id).objects == (), within_s=10, what="it is gone")

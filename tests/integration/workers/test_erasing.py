@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from io import BytesIO
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from sqlalchemy import func, select, update
 
 from domain.digests import Digest, digest_of
+from domain.jobs import JobState
 from domain.rows import RowsReport
 from models_db.files import File
 from models_db.retention import Erasure
@@ -224,6 +226,24 @@ def test_a_second_erasing_does_not_end_the_first(
     writer.put()
     writer.enter()
     assert lies(department) == []
+
+
+def test_a_worker_whose_adapter_may_be_erased_gives_its_job_back(department: Any, fake: Any) -> None:
+    job = department.submit_queued()
+    # What the pretended engine's four steps come to.
+    digest = digest_of(b"10")
+    with department.runtime.department(department.id) as session:
+        ends_at = func.now() + timedelta(minutes=16)
+        session.add(Erasure(id=uuid4(), department_id=department.id, digest=digest, ends_at=ends_at))
+    assert department.worker(fake()).run_next()
+    left = department.job(job)
+    assert (left.state, left.stalls, department.versions(job)) == (JobState.QUEUED, 0, [])
+    assert len(department.audited("job.released")) == 1
+
+    with department.runtime.department(department.id) as session:
+        session.execute(update(Erasure).values(ends_at=func.now()))
+    assert department.worker(fake()).run_next()
+    assert department.adapter_file(job, "state.json") == b"10"
 
 
 def test_files_come_and_go_beside_sweepers_and_none_is_a_lie(department: Any) -> None:
