@@ -162,7 +162,7 @@ def warn(session: Session, *, currency: str) -> None:
         return
     message = (
         f"The department has spent {month.amount:.2f} {currency} of this month's budget of {budget:f}."
-        " When it is spent, no further job is accepted; those that run go on."
+        " When it is spent, no further job is accepted; those that were accepted still run."
     )
     for job in session.scalars(select(Job.id).where(Job.state == JobState.RUNNING)):
         session.add(JobEvent(department_id=department.id, job_id=job, level="warn", type="message", message=message))

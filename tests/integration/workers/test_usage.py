@@ -1,6 +1,7 @@
 """What a lease took, recorded where it ends. Times are set by hand, so that the numbers can be, too."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -110,6 +111,20 @@ def test_every_end_of_a_lease_is_recorded_once(
     held_s = Decimal((record.ended_at - record.started_at) // timedelta(microseconds=1)) / 1_000_000
     assert record.gpu_seconds == 2 * held_s > 0
     assert record.amount == (2 * held_s * Decimal("0.002")).quantize(Decimal("0.000001"))
+
+
+def test_sweepers_that_find_a_lost_lease_at_once_record_it_once(department: Any) -> None:
+    held = [claim(department, department.submit_queued()) for _ in range(5)]
+    with department.runtime.department(department.id) as session:
+        session.execute(text("UPDATE leases SET expires_at = now()"))
+
+    def expire(lost: Claim) -> None:
+        with department.runtime.department(department.id) as session:
+            leases.expire(session, lost.job)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(expire, held * 4))
+    assert sorted(record.lease_id for record in records(department)) == sorted(each.lease for each in held)
 
 
 def test_an_end_that_is_rolled_back_is_not_recorded(department: Any) -> None:
