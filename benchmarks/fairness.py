@@ -221,7 +221,7 @@ def _plot(waits: dict[str, list[float]], path: Path) -> None:
             xscale="log",
             xlabel="minutes from submission to start",
             ylabel="share of the other departments' jobs",
-            title="While one department has five thousand jobs in the queue",
+            title="While another department has submitted half of all jobs at once",
         )
         axes.grid(visible=True, alpha=0.25)
         axes.legend(frameon=False)
