@@ -41,6 +41,11 @@ class Presence:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._live, name="presence", daemon=True)
 
+    @property
+    def device(self) -> str:
+        """What its ranks compute on, by name where it could be found out."""
+        return self._facts.device_name or self._facts.device.value
+
     def start(self) -> None:
         """Register, and keep alive from now on. While the database is away, the thread tries again."""
         try:

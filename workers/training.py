@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from domain.failpoints import FailPoint, failpoint
-from domain.plans import Device
 from domain.refusals import LeaseLost
 from domain.usage import Rate
 from runtime.wiring import Runtime
@@ -91,7 +90,7 @@ class Worker:
     @property
     def _rate(self) -> Rate:
         settings = self.runtime.settings
-        device = None if settings.device is Device.AUTO else settings.device.value
+        device = self.presence.device if self.presence else None
         return Rate(ranks=settings.ranks, device=device, price_per_gpu_hour=settings.price_per_gpu_hour)
 
     def _run(self, held: Sequence[Claim], fence: Fence) -> None:

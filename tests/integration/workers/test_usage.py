@@ -18,6 +18,8 @@ from domain.usage import Rate
 from models_db.usage import UsageRecord
 from services import leases
 from services.leases import Claim, JobError
+from tests.integration.workers.registry import FACTS
+from workers.presence import Presence
 
 RATE = Rate(ranks=2, device="a card", price_per_gpu_hour=Decimal("7.2"))
 BROKEN = JobError("worker_crash", "It crashed.")
@@ -213,3 +215,15 @@ def test_a_worker_records_a_job_that_finishes_and_one_that_never_does(department
     assert (told[finished].end_reason, told[finished].device) == ("finished", "cpu")
     assert [record.end_reason for record in records(department)] == ["finished"] + ["failed"] * MAX_STALLS
     assert {record.price_per_gpu_hour for record in records(department)} == {9}
+
+
+@pytest.mark.parametrize(("name", "recorded"), [("NVIDIA H100", "NVIDIA H100"), (None, "cpu")])
+def test_a_registered_workers_device_is_recorded_by_name(
+    department: Any, fake: Any, *, name: str | None, recorded: str
+) -> None:
+    department.submit_queued()
+    worker = department.worker(fake("abort"))
+    facts = FACTS.model_copy(update={"device_name": name})
+    worker.presence = Presence(department.runtime, facts, measured=lambda: None, end=lambda: None)
+    assert worker.run_next()
+    assert [record.device for record in records(department)] == [recorded]
