@@ -368,8 +368,9 @@ def end(session: Session, job: Job, lease: UUID, reason: str, *, report: RunRepo
 
     report: of the run, where it finished.
     """
-    # A lost worker has let go of its devices by the end of its lease, however late that is noticed.
-    ended_at = func.least(func.clock_timestamp(), Lease.expires_at)
+    # A lost worker has let go of its devices by the end of its lease, however late that is noticed. And a clock that is
+    # set back must not keep a lease from ending: then it took no time.
+    ended_at = func.greatest(Lease.acquired_at, func.least(func.clock_timestamp(), Lease.expires_at))
     ended = session.execute(
         update(Lease)
         .where(Lease.id == lease, Lease.ended_at.is_(None))

@@ -129,6 +129,15 @@ def test_sweepers_that_find_a_lost_lease_at_once_record_it_once(department: Any)
     assert sorted(record.lease_id for record in records(department)) == sorted(each.lease for each in held)
 
 
+def test_a_clock_that_is_set_back_does_not_keep_a_lease_from_ending(department: Any) -> None:
+    held = claim(department, department.submit_queued())
+    with department.runtime.department(department.id) as session:
+        session.execute(text("UPDATE leases SET acquired_at = now() + interval '30 s'"))
+    release(department, held)
+    (record,) = records(department)
+    assert (record.gpu_seconds, record.amount) == (0, 0)
+
+
 def test_an_end_that_is_rolled_back_is_not_recorded(department: Any) -> None:
     held = claim(department, department.submit_queued())
     with pytest.raises(ZeroDivisionError), department.runtime.department(department.id) as session:
