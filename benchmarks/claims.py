@@ -107,7 +107,7 @@ def _claim(database: Engine, options: argparse.Namespace) -> list[float]:
             with sessions.platform_session(database) as session:
                 held = leases.claim_next(session, worker=worker, lease_s=60, half_life_s=HALF_LIFE_S)
             took_s.append(time.perf_counter() - began)
-            if held is None:
+            if not held:
                 raise RuntimeError("nobody waits, though there are jobs for all claims")
 
     threads = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(options.workers)]

@@ -32,6 +32,8 @@ LIMIT_COLUMNS = (
     Column("GPU-hours this month", _of("max_gpu_hours", "gpu_hours", lambda hours: number(hours, digits=2))),
     Column("storage", _of("max_storage_bytes", "storage_bytes", size)),
     Column("spent this month", _of("monthly_budget", "amount", lambda amount: number(amount, digits=2))),
+    Column("weight", "weight"),
+    Column("preempts", "preempts"),
     Column("currency", "currency"),
     Column("month ends", lambda item: when(item["month_ends_at"])),
     Column("warned of its budget", lambda item: when(item["budget_warned_at"])),
@@ -72,6 +74,10 @@ def limits(
     max_gpu_hours: Annotated[str | None, typer.Option(help="GPU-hours of a calendar month.")] = None,
     max_storage_bytes: Annotated[str | None, typer.Option(help="Bytes kept.")] = None,
     monthly_budget: Annotated[str | None, typer.Option(help="What a calendar month may cost.")] = None,
+    weight: Annotated[str | None, typer.Option(help="Its share of the devices beside the others' weights.")] = None,
+    preempts: Annotated[
+        bool | None, typer.Option(help="Let its more urgent jobs take the place of its running ones.")
+    ] = None,
 ) -> None:
     """Show what a department may use and has used. With options, set limits, the operator's to do; `none` lifts one."""
     session = Session.of(context)
@@ -81,8 +87,11 @@ def limits(
         "max_gpu_hours": max_gpu_hours,
         "max_storage_bytes": max_storage_bytes,
         "monthly_budget": monthly_budget,
+        "weight": weight,
     }
-    changes = {name: _limit(name, value) for name, value in asked.items() if value is not None}
+    changes: JsonObject = {name: _limit(name, value) for name, value in asked.items() if value is not None}
+    if preempts is not None:
+        changes["preempts"] = preempts
     path = ("organization", "projects", session.department_id(department), "limits")
     connection = session.connection
     found = connection.post(*path, body=changes) if changes else connection.get(*path)

@@ -23,10 +23,11 @@ class Spell:
 
 @dataclass(frozen=True)
 class Hold:
-    """A lease that somebody holds."""
+    """A lease that somebody holds. shared_by: jobs that have leases on the same ranks, its own counted."""
 
     held_s: float
-    ranks: int
+    ranks: int = 1
+    shared_by: int = 1
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,18 @@ class Standing:
     spells: Sequence[Spell] = ()
     holds: Sequence[Hold] = ()
     waiting: Sequence[Waiting] = ()
-    running_jobs: int = 0
     max_running_jobs: int | None = None
     served_ago_s: float | None = None
 
     @property
     def may_run(self) -> bool:
         """Whether it is below its limit of running jobs."""
-        return self.max_running_jobs is None or self.running_jobs < self.max_running_jobs
+        return self.max_running_jobs is None or len(self.holds) < self.max_running_jobs
 
     def device_s(self, half_life_s: float) -> float:
         """What it used of late, and what it uses now."""
         faded: float = sum(spell.device_s * 0.5 ** (spell.ended_ago_s / half_life_s) for spell in self.spells)
-        return faded + sum(max(hold.held_s, QUANTUM_S) * hold.ranks for hold in self.holds)
+        return faded + sum(max(hold.held_s, QUANTUM_S) * hold.ranks / hold.shared_by for hold in self.holds)
 
 
 def order(standings: Iterable[Standing], half_life_s: float) -> list[UUID]:

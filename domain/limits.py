@@ -6,13 +6,16 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from domain.usage import SECONDS_PER_HOUR
 
 # At so much of a month's budget its department is warned.
 WARN_AT = Decimal("0.8")
+
+# What a department has that was given nothing else; of the rest it has no limit.
+ORDINARY: Mapping[str, float | bool] = {"weight": 1.0, "preempts": False}
 
 
 def _exact(value: object) -> Decimal:
@@ -31,7 +34,10 @@ Quantity = Annotated[
 
 
 class LimitChange(BaseModel):
-    """Limits to set for a department. What is left out stays as it is; null takes a limit away."""
+    """Limits to set for a department, and its place among others.
+
+    What is left out stays as it is; null takes a limit away.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -49,9 +55,18 @@ class LimitChange(BaseModel):
         default=None, description="What a calendar month, UTC, may cost, in the installation's currency."
     )
 
-    def chosen(self) -> Mapping[str, int | Decimal | None]:
-        """The limits that are to change, by name."""
-        return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+    weight: Annotated[StrictFloat | StrictInt, Field(gt=0, le=1000)] | None = Field(
+        default=None, description="Its share of the devices beside the other departments' weights; null for 1."
+    )
+    preempts: StrictBool | None = Field(
+        default=None,
+        description="Whether its more urgent jobs may take the place of its running ones; null for false.",
+    )
+
+    def chosen(self) -> Mapping[str, int | float | Decimal | None]:
+        """What is to change, by name."""
+        given = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+        return {name: ORDINARY.get(name) if value is None else value for name, value in given.items()}
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,8 @@ class Limits:
     max_gpu_hours: Decimal | None
     max_storage_bytes: int | None
     monthly_budget: Decimal | None
+    weight: float
+    preempts: bool
 
 
 @dataclass(frozen=True)

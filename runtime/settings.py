@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     fair_share_half_life_s: Annotated[float, Field(gt=0)] = Field(
         default=86_400, description="In which a department's use of devices counts for half when shares are compared."
     )
+    batch_jobs: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=8, description="Small jobs of a department on one base model that a worker trains together."
+    )
+    batch_max_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=50_000, description="Tokens of a small job, over all its epochs."
+    )
     preempt_after_s: Annotated[float, Field(ge=0)] = Field(
         default=60, description="A job that waited so long may take the place of a less urgent one, where allowed."
     )

@@ -4,7 +4,7 @@ Times are the database's: a worker's clock decides nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -70,6 +70,27 @@ class JobError:
         return {"code": self.code, "message": self.message, "param": self.param}
 
 
+@dataclass(frozen=True)
+class Batching:
+    """How many small jobs of a department one process trains together. max_tokens: of a small one, over its epochs."""
+
+    max_jobs: int
+    max_tokens: int
+
+    def takes(self, job: Job) -> bool:
+        """Whether a queued job is small, and was never tried: one that breaks its process must not break others' twice.
+
+        A job with a checkpoint was tried, and goes on as it began.
+        """
+        tokens: int | None = (job.estimate or {}).get("trained_tokens")
+        return job.epoch == 0 and tokens is not None and tokens <= self.max_tokens
+
+
+ALONE = Batching(max_jobs=1, max_tokens=0)
+# Waiting jobs that are looked at for each that may be taken.
+LOOK_PER_JOB = 4
+
+
 class Asked(NamedTuple):
     """What somebody wants of a running job."""
 
@@ -85,19 +106,46 @@ def claim_next(
     half_life_s: float,
     rate: Rate = UNCHARGED,
     worker_id: UUID | None = None,
-) -> Claim | None:
+    batching: Batching = ALONE,
+) -> Sequence[Claim]:
     """Take the first job of the fair order, in a platform session, which from then on is that job's department's.
 
-    None where nobody waits whom this worker may take. half_life_s: in which a department's use counts for half.
+    A small one with others of its kind, each under a lease of its own. Nothing where nobody waits whom this worker may
+    take. half_life_s: in which a department's use counts for half.
     """
     # Two workers that decide at once would both see the departments as they were before either.
     take_lock(session, "claims")
     for job, department in _candidates(session, half_life_s, worker_id):
         enter_department(session, department)
-        held = claim(session, job, worker=worker, lease_s=lease_s, rate=rate, worker_id=worker_id)
-        if held is not None:
+        batch = _batch_of(session, job, batching)
+        shared = replace(rate, shared_by=len(batch))
+        claims = [
+            claim(session, each, worker=worker, lease_s=lease_s, rate=shared, worker_id=worker_id) for each in batch
+        ]
+        if held := [each for each in claims if each is not None]:
             return held
-    return None
+    return []
+
+
+def _batch_of(session: Session, first: UUID, batching: Batching) -> Sequence[UUID]:
+    """The job, and after it the small ones on the same base model that one process can train together with it."""
+    job = session.get(Job, first)
+    if job is None or not batching.takes(job) or batching.max_jobs == 1:
+        return [first]
+    department = session.get_one(Department, job.department_id)
+    running = select(func.count()).select_from(Job).where(Job.state == JobState.RUNNING)
+    room = batching.max_jobs
+    if department.max_running_jobs is not None:
+        room = min(room, department.max_running_jobs - (session.scalar(running) or 0))
+    waiting = session.scalars(
+        select(Job)
+        .where(Job.state == JobState.QUEUED, Job.base_model_id == job.base_model_id, Job.id != first)
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(LOOK_PER_JOB * batching.max_jobs)
+        .with_for_update(skip_locked=True)
+    )
+    mates = [each.id for each in waiting if batching.takes(each)]
+    return [first, *mates[: max(0, room - 1)]]
 
 
 def _candidates(
@@ -146,7 +194,12 @@ def claim(
         AuditEvent.JOB_CLAIMED,
         resource=("job", job),
         refs=[lease.id],
-        details={"epoch": found.epoch, "worker": worker, "resume_step": resume.step if resume else None},
+        details={
+            "epoch": found.epoch,
+            "worker": worker,
+            "resume_step": resume.step if resume else None,
+            "batch_jobs": rate.shared_by,
+        },
     )
     failpoint(FailPoint.CLAIM_IN_TX)
     return Claim(

@@ -83,6 +83,8 @@ def _in_force(department: Department, defaults: LimitDefaults) -> Limits:
         max_gpu_hours=department.max_gpu_hours,
         max_storage_bytes=department.max_storage_bytes,
         monthly_budget=department.monthly_budget,
+        weight=department.weight,
+        preempts=department.preempts,
     )
 
 

@@ -13,7 +13,7 @@ from domain.usage import Rate
 from runtime.wiring import Runtime
 from services import leases
 from services.blobs import BytesErased
-from services.leases import Claim
+from services.leases import Batching, Claim
 from workers import verdicts
 from workers.attempt import Attempt
 from workers.calibration import Calibrations
@@ -53,7 +53,7 @@ class Worker:
         self.calibrations = Calibrations(settings, self.launcher)
 
     def run_next(self) -> bool:
-        """Run the job whose turn it is; whether there was one. From the main thread only."""
+        """Run the job whose turn it is, small ones together; whether there was one. From the main thread only."""
         if self.stop.is_set():
             return False
         worker_id = self.presence.registered() if self.presence else None
@@ -66,12 +66,13 @@ class Worker:
                 lease_s=settings.lease_s,
                 half_life_s=settings.fair_share_half_life_s,
                 worker_id=worker_id,
+                batching=Batching(settings.batch_jobs, settings.batch_max_tokens),
             )
-        if held is None:
+        if not held:
             return False
         failpoint(FailPoint.CLAIM_COMMITTED)
-        with Fence(self.runtime, [held], claimed_at=claimed_at) as fence:
-            self._run([held], fence)
+        with Fence(self.runtime, held, claimed_at=claimed_at) as fence:
+            self._run(held, fence)
         # Not before the lease is given back: until then an evaluation may want the memory.
         if not self.stop.is_set():
             self.warm.start()

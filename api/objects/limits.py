@@ -31,6 +31,8 @@ class LimitsObject(Shape):
     max_gpu_hours: float | None = Field(description="GPU-hours of a month; null for no limit.")
     max_storage_bytes: int | None = Field(description="Bytes kept; null for no limit.")
     monthly_budget: float | None = Field(description="What a month may cost; null for no limit.")
+    weight: float = Field(description="Its share of the devices beside the other departments' weights.")
+    preempts: bool = Field(description="Whether its more urgent jobs may take the place of its running ones.")
     currency: str = Field(description="Of budget and amount, as ISO 4217 has it.")
     in_use: InUseObject = Field(description="What there is of each now.")
     month_ends_at: int = Field(description="When the month's use begins anew, in seconds since 1970.")
@@ -49,6 +51,8 @@ class LimitsObject(Shape):
             max_gpu_hours=_number(limits.max_gpu_hours),
             max_storage_bytes=limits.max_storage_bytes,
             monthly_budget=_number(limits.monthly_budget),
+            weight=limits.weight,
+            preempts=limits.preempts,
             currency=currency,
             in_use=InUseObject(
                 running_jobs=allowance.running_jobs,

@@ -31,6 +31,7 @@ def upgrade() -> None:
     )
     op.add_column("leases", sa.Column("ranks", sa.SmallInteger(), server_default="1", nullable=False))
     op.create_index("ix_leases_ended_at", "leases", ["ended_at"], postgresql_where="ended_at IS NOT NULL")
+    op.execute("GRANT UPDATE (weight, preempts) ON departments TO tsugiki_app")
     op.execute("DROP FUNCTION claimable_jobs(integer)")
     op.execute(_beside("0003_fair_share.sql"))
 

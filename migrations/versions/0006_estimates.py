@@ -17,6 +17,7 @@ depends_on = None
 FUNCTIONS = (
     "estimate_department(uuid)", "estimates_to_nudge(double precision)", "forget_estimates(double precision)",
     "measured_speeds(uuid, boolean, integer)", "queue_ahead(integer, double precision)", "estimate_accuracy()",
+    "devices_used(double precision)",
 )  # fmt: skip
 
 

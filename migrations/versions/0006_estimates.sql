@@ -79,6 +79,27 @@ CREATE FUNCTION measured_speeds(p_base_model uuid, p_general boolean, p_runs int
     ORDER BY same_method DESC, max(finished_at) DESC
 $$;
 
+-- Seconds of devices that each department used of late, which count for half after every half-life, and those that it holds:
+-- domain.fair_share.Standing.device_s. For functions that reach across departments; nobody else may call it.
+CREATE FUNCTION devices_used(p_half_life_s double precision) RETURNS TABLE (department_id uuid, device_s double precision)
+    LANGUAGE sql STABLE AS $$
+    SELECT l.department_id, sum(
+        CASE
+            -- One that is claimed at this moment counts for a while already: claims that follow each other see each other.
+            WHEN l.ended_at IS NULL THEN greatest(extract(epoch FROM now() - l.acquired_at), 60)
+            -- One that ends in the transaction that asks may end a moment after the transaction's time.
+            ELSE extract(epoch FROM l.ended_at - l.acquired_at)
+                * power(0.5, greatest(extract(epoch FROM now() - l.ended_at), 0) / p_half_life_s)
+        END * l.ranks / l.shared_by
+    )
+    FROM leases l
+    -- After ten half-lives a thousandth is left.
+    WHERE l.ended_at IS NULL OR l.ended_at > now() - make_interval(secs => 10 * p_half_life_s)
+    GROUP BY l.department_id
+$$;
+REVOKE ALL ON FUNCTION devices_used(double precision) FROM PUBLIC;
+ALTER FUNCTION devices_used(double precision) OWNER TO tsugiki_definer;
+
 -- What a new job of the session's department would wait for: how long each worker with jobs is thought to have them,
 -- and each waiting job that comes before it to take, in no department's name; and whether the department runs as many
 -- as it may. The order is that of claimable_jobs.
@@ -86,16 +107,7 @@ CREATE FUNCTION queue_ahead(p_priority integer, p_half_life_s double precision) 
     running_s double precision[], ahead_s double precision[], is_held_back boolean
 ) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WITH used AS (
-        SELECT l.department_id, sum(
-            CASE
-                WHEN l.ended_at IS NULL THEN greatest(extract(epoch FROM now() - l.acquired_at), 60)
-                ELSE extract(epoch FROM l.ended_at - l.acquired_at)
-                    * power(0.5, greatest(extract(epoch FROM now() - l.ended_at), 0) / p_half_life_s)
-            END * l.ranks
-        ) AS device_s
-        FROM leases l
-        WHERE l.ended_at IS NULL OR l.ended_at > now() - make_interval(secs => 10 * p_half_life_s)
-        GROUP BY l.department_id
+        SELECT * FROM devices_used(p_half_life_s)
     ), running AS (
         SELECT j.department_id, l.worker, coalesce(
             (j.progress ->> 'eta_s')::double precision,

@@ -21,25 +21,9 @@ DROP FUNCTION claimable_jobs(integer, double precision);
 CREATE FUNCTION claimable_jobs(p_limit integer, p_half_life_s double precision, p_worker uuid DEFAULT NULL)
     RETURNS TABLE (job_id uuid, department_id uuid)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    WITH used AS (
-        SELECT l.department_id, sum(
-            extract(epoch FROM l.ended_at - l.acquired_at) * l.ranks
-            -- One that ends in the transaction that asks may end a moment after the transaction's time.
-            * power(0.5, greatest(extract(epoch FROM now() - l.ended_at), 0) / p_half_life_s)
-        ) AS device_s
-        FROM leases l
-        -- After ten half-lives a thousandth is left.
-        WHERE l.ended_at > now() - make_interval(secs => 10 * p_half_life_s)
-        GROUP BY l.department_id
-    ), held AS (
-        -- One that is claimed at this moment counts for a while already: claims that follow each other see each other.
-        SELECT l.department_id, sum(greatest(extract(epoch FROM now() - l.acquired_at), 60) * l.ranks) AS device_s
-        FROM leases l WHERE l.ended_at IS NULL GROUP BY l.department_id
-    )
     SELECT own.id, d.id
     FROM departments d
-    LEFT JOIN used ON used.department_id = d.id
-    LEFT JOIN held ON held.department_id = d.id
+    LEFT JOIN devices_used(p_half_life_s) used ON used.department_id = d.id
     CROSS JOIN LATERAL (
         SELECT j.id, row_number() OVER (ORDER BY j.priority DESC, j.id) - 1 AS place
         FROM jobs j LEFT JOIN workers w ON w.id = p_worker
@@ -48,10 +32,9 @@ CREATE FUNCTION claimable_jobs(p_limit integer, p_half_life_s double precision, 
         ORDER BY j.priority DESC, j.id LIMIT p_limit
     ) own
     WHERE d.max_running_jobs IS NULL OR d.max_running_jobs > (
-        SELECT count(*) FROM jobs r WHERE r.department_id = d.id AND r.state = 'running')
+        SELECT count(*) FROM leases l WHERE l.department_id = d.id AND l.ended_at IS NULL)
     ORDER BY
-        (coalesce(used.device_s, 0) + coalesce(held.device_s, 0) + own.place * 60) / d.weight,
-        d.served_at NULLS FIRST, own.id
+        (coalesce(used.device_s, 0) + own.place * 60) / d.weight, d.served_at NULLS FIRST, own.id
     LIMIT p_limit
 $$;
 

@@ -78,6 +78,18 @@ def test_the_operator_sets_limits_and_leaves_out_what_stays(department: Departme
     assert operator.get(path_of(department)).json() == after
 
 
+def test_weight_and_preemption_are_set_alike_and_go_back_to_the_ordinary(
+    make_department: Callable[[], Department], operator: httpx.Client
+) -> None:
+    department = make_department()
+    set_to = limit(operator, department, weight=2.5, preempts=True)
+    assert (set_to["weight"], set_to["preempts"]) == (2.5, True)
+    ordinary = limit(operator, department, weight=None, preempts=None)
+    assert (ordinary["weight"], ordinary["preempts"]) == (1.0, False)
+    for refused in ({"weight": 0}, {"weight": "2"}, {"preempts": 1}):
+        assert refusal_of(operator.post(path_of(department), json=refused))[0] == 400
+
+
 def test_a_change_of_limits_is_recorded_with_what_was_before(
     make_department: Callable[[], Department], operator: httpx.Client
 ) -> None:

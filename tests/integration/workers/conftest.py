@@ -23,7 +23,7 @@ from domain.access import Principal, PrincipalType, Role
 from domain.base_models import facts_of_config, weights_of_header
 from domain.digests import Manifest, digest_of, manifest_of_tree
 from domain.job_requests import JobRequest
-from domain.plans import Device, InspectReport, Precision
+from domain.plans import Device, InspectedFile, InspectReport, Precision
 from domain.rows import RowsReport
 from models_db.adapters import AdapterVersion
 from models_db.audit import AuditRecord
@@ -118,6 +118,17 @@ class Department:
         job = self.submit(**options)
         with self.runtime.department(self.id) as session:
             validation.accept(session, job, InspectReport(files=(), problems=()))
+        return job
+
+    def submit_small(self, **options: object) -> UUID:
+        """A queued job with rows of a hundred tokens, all counted."""
+        job = self.submit(**options)
+        counted = InspectedFile(
+            file="train.jsonl", rows=16, tokens=100, supervised_tokens=10, longest_row_tokens=10, too_long_rows=0,
+            untrainable_rows=0,
+        )  # fmt: skip
+        with self.runtime.department(self.id) as session:
+            validation.accept(session, job, InspectReport(files=(counted,), problems=()))
         return job
 
     def job(self, job: UUID) -> Job:
@@ -250,6 +261,8 @@ def settings(
         nudge_after_s=1,
         stop_grace_s=15,
         ranks=1,
+        # Several at once are the tests' of that.
+        batch_jobs=1,
         device=Device.CPU,
         precision=Precision.FP32,
         # A process between jobs would be one more to every test.

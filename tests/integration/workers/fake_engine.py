@@ -1,10 +1,10 @@
 """A test double of `python -m engine`, obeying the process contract of domain/plans.py without torch.
 
-Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT, `abort_late` at
-its second step and `abort_after_checkpoint` when it has something to lose, `non_finite` and `bad_checkpoint` fail,
-`former` writes checkpoints as the first engine did, `mute` tells nothing and never ends. `abort_warm` dies before it is
-given an order, `abort_ordered` and `mute_ordered` when it has been; `abort_measuring` and `mute_measuring` come to no
-measurement.
+Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT, `abort_together`
+where it has several runs, `abort_late` at its second step and `abort_after_checkpoint` when it has something to lose,
+`non_finite` and `bad_checkpoint` fail, `former` writes checkpoints as the first engine did, `mute` tells nothing and
+never ends. `abort_warm` dies before it is given an order, `abort_ordered` and `mute_ordered` when it has been;
+`abort_measuring` and `mute_measuring` come to no measurement.
 """
 
 import json
@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> None:
         inspect(InspectPlan.model_validate_json(paths["plan"].read_bytes()), paths["out"])
         return
     plan = TrainPlan.model_validate_json(paths["plan"].read_bytes())
+    if "abort_together" in behaviour and len(plan.runs) > 1:
+        os.kill(os.getpid(), signal.SIGABRT)
     runs = [Training(run, plan.compute, paths["inputs"], paths["out"], behaviour=set(behaviour)) for run in plan.runs]
     while runs:
         runs = [run for run in runs if run.advance()]

@@ -1,6 +1,7 @@
 """A worker without Celery, to be killed and stopped. It runs the jobs there are; argv has words for the fake engine.
 
-The word `unfenced` takes the fence away, as a control of the tests that show what it does.
+The word `unfenced` takes the fence away, as a control of the tests that show what it does; `together` has it take
+several small jobs at once.
 """
 
 import sys
@@ -21,6 +22,8 @@ from workers.training import Worker
 
 def main(behaviour: list[str]) -> None:
     settings = load()
+    if "together" in behaviour:
+        settings = settings.model_copy(update={"batch_jobs": 3})
     logs.configure("INFO")
     if "unfenced" in behaviour:
         remove_fence()
