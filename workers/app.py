@@ -50,9 +50,9 @@ def train(job_id: str) -> None:
 
 
 def sweep_once() -> None:
-    """Lost leases and unrung jobs first, then a portion of the object store."""
+    """Lost leases and unrung jobs; and, beside them, a portion of the object store."""
+    storage.begin()
     sweep(runtime)
-    storage.portion()
 
 
 def _task(name: str, work: Callable[..., None]) -> None:

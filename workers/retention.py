@@ -1,6 +1,7 @@
-"""The sweeper's slow round through the object store, a short portion at a time: no lost lease waits for it."""
+"""The sweeper's slow round through the object store, beside its own: no lost lease waits for it."""
 
 import logging
+import threading
 import time
 from uuid import UUID
 
@@ -19,8 +20,6 @@ log = logging.getLogger(__name__)
 PORTION_S = 3.0
 # Objects looked at, and so erased at most, between two looks at the clock.
 PAGE = 200
-# While the store is away, every look at it would hold up the next sweep.
-AWAY_S = 300.0
 
 
 class StorageSweep:
@@ -28,24 +27,35 @@ class StorageSweep:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._not_before = 0.0
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Begin a portion in a thread of its own, unless one is still under way: a store that is away takes minutes."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._thread = threading.Thread(target=self._portion_or_log, name="storage", daemon=True)
+        self._thread.start()
+
+    def _portion_or_log(self) -> None:
+        try:
+            self.portion()
+        except Exception:
+            # The edge: the next sweep begins another.
+            log.exception("storage could not be swept")
 
     def portion(self) -> None:
         """Look on for a few seconds. Any number may do so at a time: a turn is taken by one."""
         until = time.monotonic() + PORTION_S
-        while self._not_before <= time.monotonic() < until:
+        while time.monotonic() < until:
             with self._runtime.platform() as session:
                 department = retention.next_due(session)
             if department is None:
                 return
             try:
                 self._look_on(department)
-            except StorageUnavailable:
-                log.warning("The object store is away; storage is swept later.")
-                self._not_before = time.monotonic() + AWAY_S
-            except SQLAlchemyError:
+            except (StorageUnavailable, SQLAlchemyError) as error:
                 # Its turn comes again; the others' are not to wait for it.
-                log.exception("department %s: its objects could not be swept", department)
+                log.warning("department %s: its objects could not be swept (%s)", department, type(error).__name__)
 
     def _look_on(self, department: UUID) -> None:
         """One page of a department's objects; with the first, the checkpoints of its finished jobs."""

@@ -355,6 +355,23 @@ def test_uploads_in_parts_that_nobody_finished_are_given_up_in_time(
     assert store.abort_uploads(other, older_than_s=0) == 1
 
 
+def test_a_put_that_is_cut_in_its_body_leaves_nothing_to_be_seen(store: ObjectStore, department: UUID) -> None:
+    key = Key.blob(department, DIGEST)
+    signed = store.presign_put(key, DIGEST, len(CONTENT))
+    target = urlsplit(signed.url)
+    head = "".join(f"{name}: {value}\r\n" for name, value in ({"Host": target.netloc} | signed.headers).items())
+    with socket.create_connection((target.hostname, target.port)) as connection:
+        connection.sendall(f"PUT {target.path}?{target.query} HTTP/1.1\r\n{head}\r\n".encode() + CONTENT[:4000])
+        connection.shutdown(socket.SHUT_WR)
+        # It has given up when it answers, or closes.
+        connection.settimeout(30)
+        while connection.recv(4096):
+            pass
+    assert store.list_page(department).objects == ()
+    _put(store, key, CONTENT)
+    assert b"".join(store.stream(key, DIGEST)) == CONTENT
+
+
 def test_keys_tell_what_they_are_of(department: UUID) -> None:
     job = uuid4()
     blob, file = (

@@ -1,5 +1,7 @@
 """What the sweeper takes out of the object store, and what it leaves there."""
 
+import threading
+from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
 from typing import Any
@@ -11,7 +13,9 @@ from sqlalchemy import text
 from domain.digests import Manifest, ManifestFile, digest_of
 from domain.jobs import JobState
 from services import leases, retention, usage
+from storage.errors import StorageUnavailable
 from storage.keys import Key
+from storage.listing import StoredPage
 from workers.retention import StorageSweep
 
 AT_ONCE = pytest.mark.parametrize("settings", [{"orphan_after_s": 0}], indirect=True)
@@ -103,6 +107,8 @@ def warnings(department: Any, job: UUID) -> list[str]:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
+# Long enough for a machine that does other things as well.
+@pytest.mark.parametrize("settings", [{"lease_s": 30}], indirect=True, ids=["long lease"])
 def test_while_a_job_runs_its_newest_two_checkpoints_stay(department: Any, fake: Any) -> None:
     job = department.submit_queued(steps=40, checkpoint_every=4)
     assert department.worker(fake("slow")).run_next()
@@ -276,3 +282,29 @@ def test_a_turn_is_taken_once(department: Any) -> None:
     with department.runtime.platform() as session:
         assert retention.next_due(session) == department.id
     assert [begun(), begun()] == ["departments/x", None]
+
+
+@AT_ONCE
+def test_a_store_that_is_away_or_hangs_holds_up_nobody(department: Any, wait_for: Any) -> None:
+    orphan = put_blob(department, b"one")
+    go_on = threading.Event()
+    asked: list[UUID] = []
+
+    class Hanging:
+        def list_page(self, of: UUID, **_options: object) -> StoredPage:
+            asked.append(of)
+            assert go_on.wait(30)
+            raise StorageUnavailable("away")
+
+    sweep = StorageSweep(replace(department.runtime, objects=Hanging()))
+    sweep.begin()
+    wait_for(lambda: asked, within_s=10, what="the store is asked")
+    execute(department, "UPDATE storage_sweeps SET due_at = now() - interval '1 second'")
+    sweep.begin()
+    assert [thread.name for thread in threading.enumerate()].count("storage") == 1
+    go_on.set()
+    wait_for(lambda: "storage" not in [thread.name for thread in threading.enumerate()], within_s=10, what="its end")
+    assert orphan in stored(department)
+
+    sweep_storage(department)
+    assert stored(department) == set()
