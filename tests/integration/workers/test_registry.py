@@ -33,7 +33,8 @@ def claim(department: Any, job: UUID, worker: UUID) -> Claim | None:
 
 def claim_next(runtime: Runtime, worker: UUID) -> Claim | None:
     with runtime.platform() as session:
-        return leases.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=worker)
+        claimed = leases.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=worker)
+        return claimed[0] if claimed else None
 
 
 def claimants(department: Any, job: UUID) -> list[UUID]:
