@@ -3,13 +3,15 @@
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from domain.digests import Digest
-from storage.errors import StorageUnavailable
+from storage.errors import DigestMismatch, ObjectMissing, StorageUnavailable
 from storage.keys import Key
 from storage.objects import ObjectStore
 
@@ -21,6 +23,7 @@ Pause = Callable[[float], None]
 AWAY = (StorageUnavailable, OperationalError, InterfaceError)
 LIMIT_S = 15 * 60
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+READS, READ_AGAIN_AFTER_S = 3, 1.0
 
 
 class StopAsked(Exception):  # noqa: N818 - named for the fact
@@ -48,6 +51,12 @@ class Patience:
             longest_s = min(LONGEST_WAIT_S, longest_s * 2)
 
     def fetch(self, objects: ObjectStore, key: Key, destination: Path, digest: Digest) -> None:
-        """Fetch one object. Raises also ObjectMissing or DigestMismatch."""
+        """Fetch one object. Raises also ObjectMissing or DigestMismatch, where READS readings came to it."""
         self.pause(0)
-        self.insist(lambda: objects.fetch(key, destination, digest))
+        fetch = partial(objects.fetch, key, destination, digest)
+        for _ in range(READS - 1):
+            # Bytes that changed on their way, or a store that has just started, are not what is stored.
+            with suppress(ObjectMissing, DigestMismatch):
+                return self.insist(fetch)
+            self.pause(READ_AGAIN_AFTER_S)
+        return self.insist(fetch)

@@ -4,6 +4,7 @@ A chat template is a program of whoever registered the base model, and rows are 
 """
 
 import logging
+import time
 from uuid import UUID
 
 from domain.estimates import Reason, check_tokens
@@ -105,9 +106,10 @@ def _prepare(runtime: Runtime, counting: Counting, workspace: Workspace) -> None
     # Named like the request's fields: what is found is reported under these names.
     files = {"training_file": data.train, "validation_file": data.validation, "evaluation_file": data.evaluation}
     given = {name: digest for name, digest in files.items() if digest is not None}
+    # A store that is away is not waited for: the sweeper rings again.
+    patience = Patience(time.sleep, limit_s=0)
     for name, digest in given.items():
-        runtime.objects.fetch(Key.blob(counting.department, digest), workspace.inputs / name, digest)
-    patience = Patience(lambda _seconds: None, limit_s=0)
+        patience.fetch(runtime.objects, Key.blob(counting.department, digest), workspace.inputs / name, digest)
     cached = cached_folder(runtime.settings.cache_dir, tokenizer_files(counting.base_model), runtime.objects, patience)
     (workspace.inputs / BASE_MODEL).symlink_to(cached)
     workspace.write_plan(InspectPlan(files=tuple(given), max_seq_len=data.max_seq_len, too_long=data.too_long))
