@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo bench up test check lint format clean
+.PHONY: help setup setup-dev demo bench chaos up test check lint format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ $(VENV)/.setup-bench: $(VENV)/.setup
 
 bench: $(VENV)/.setup-bench  ## Measure our engine beside peft and TRL, and write the tables; BENCH=--quick for a short one
 	$(BIN)/python -m benchmarks $(BENCH)
+
+chaos: $(VENV)/.setup-dev  ## Break the whole service by a seed, and check what is left; CHAOS='--quick --seed 2' for others
+	$(BIN)/python -m chaos $(CHAOS)
 
 up: $(VENV)/.setup  ## Start the whole service in the foreground, its data in .tsugiki
 	$(BIN)/tsugiki up --dir .tsugiki

@@ -1,0 +1,1 @@
+"""Faults on purpose against the whole service on one machine, and an independent look at what they left."""

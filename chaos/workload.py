@@ -1,0 +1,167 @@
+"""Departments that submit jobs over HTTP, and ask again as a client does when they get no answer."""
+
+import json
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from itertools import count
+from uuid import UUID
+
+import httpx
+
+from chaos.checker import Expected
+from chaos.installation import Installation
+from domain.digests import digest_of
+from domain.ids import IdKind, parse_id, public_id
+
+BASE_MODEL = "none"
+STEPS, CHECKPOINT_EVERY = 12, 3
+_ANSWER_WITHIN_S = 20.0
+_RETRY_AFTER_S = 0.2
+# What a client repeats beside 5xx.
+AGAIN = {HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
+# Of the right shape, and without one weight: nothing is computed on it.
+_BASE_FILES = {
+    "config.json": b'{"model_type":"llama","hidden_size":64,"num_hidden_layers":1,"max_position_embeddings":256}',
+    "tokenizer.json": b"{}",
+    "tokenizer_config.json": b"{}",
+}
+_TENSORS = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.weight")
+
+
+@dataclass(frozen=True)
+class Customer:
+    """A department's trainer, with a file to train on."""
+
+    key: str
+    file: str
+
+
+@dataclass
+class Workload:
+    """Submits from a thread of its own while `wanted` says how many jobs shall wait or run at a time."""
+
+    installation: Installation
+    departments: int
+    seed: int
+    accepted: dict[str, str] = field(default_factory=dict)
+    tried: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._random, self._tags = random.Random(self.seed), count()  # noqa: S311 - repeatable, not secret
+        self._http = httpx.Client(base_url=self.installation.api_url, timeout=_ANSWER_WITHIN_S)
+        self.customers: list[Customer] = []
+
+    def prepare(self) -> None:
+        """A base model, the departments, and a file of each."""
+        operator = self.installation.keys.operator
+        files = _BASE_FILES | {"model.safetensors": _weights()}
+        listed = [
+            {"path": path, "bytes": len(content), "digest": digest_of(content)} for path, content in files.items()
+        ]
+        self._post(operator, "/base_models", {"id": BASE_MODEL, "source": "chaos", "files": listed})
+        for path, content in files.items():
+            put = self._http.put(
+                f"/base_models/{BASE_MODEL}/files/{path}",
+                content=content,
+                headers=_bearer(operator) | {"Content-Type": "application/octet-stream"},
+            )
+            put.raise_for_status()
+        self.customers = [self._customer(operator, number) for number in range(self.departments)]
+
+    def _customer(self, operator: str, number: int) -> Customer:
+        department = self._post(operator, "/organization/projects", {"name": f"department-{number}"})["id"]
+        project = f"/organization/projects/{department}"
+        keys: list[str] = []
+        for role, roles in (("admin", ["department_admin"]), ("trainer", ["trainer", "data_steward"])):
+            person = {"email": f"{role}@department-{number}.test", "name": role}
+            user = self._post(operator, "/organization/users", person)["id"]
+            maker = keys[0] if keys else operator
+            self._post(maker, f"{project}/users", {"user_id": user, "roles": roles})
+            keys.append(self._post(maker, f"{project}/api_keys", {"user_id": user, "name": role})["value"])
+        row = {"messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": str(number)}]}
+        content = (json.dumps(row) + "\n").encode() * 8
+        answer = self._sent(
+            "POST", keys[1], "/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"}
+        )
+        return Customer(keys[1], answer["id"])
+
+    def submit(self, suffix: str | None = None) -> str | None:
+        """Submit one job of a random department; its id, or None where no answer came for so long."""
+        customer, tag = self._random.choice(self.customers), str(next(self._tags))
+        body = {
+            "model": BASE_MODEL,
+            "training_file": customer.file,
+            "suffix": suffix or self._random.choice(("first", "second")),
+            "metadata": {"request": tag},
+            "hyperparameters": {"batch_size": 2},
+            "lora": {"max_steps": STEPS, "checkpoint_every_steps": CHECKPOINT_EVERY, "max_seq_len": 64},
+        }
+        self.tried.add(tag)
+        deadline = time.monotonic() + _ANSWER_WITHIN_S
+        while True:
+            try:
+                answer = self._http.post(
+                    "/fine_tuning/jobs",
+                    json=body,
+                    headers=_bearer(customer.key) | {"Idempotency-Key": f"request-{tag}"},
+                )
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and not _ask_again(answer):
+                self.accepted[tag] = str(parse_id(IdKind.JOB, answer.raise_for_status().json()["id"]))
+                return self.accepted[tag]
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(_RETRY_AFTER_S)
+
+    def cancel(self, job: str, customer: Customer) -> None:
+        """Ask for a job's end. Raises what httpx does where it is refused."""
+        self._post(customer.key, f"/fine_tuning/jobs/{public_id(IdKind.JOB, UUID(job))}/cancel", {})
+
+    def keep_busy(self, unfinished: int, enough: threading.Event) -> None:
+        """Have so many jobs unfinished until it is enough."""
+        while not enough.is_set():
+            if self.installation.checker.unfinished() < unfinished:
+                self.submit()
+            else:
+                enough.wait(_RETRY_AFTER_S)
+
+    @property
+    def expected(self) -> Expected:
+        """What the checker is to find."""
+        steps = dict.fromkeys(self.accepted.values(), STEPS)
+        return Expected(accepted=frozenset(self.accepted), tried=frozenset(self.tried), steps=steps)
+
+    def close(self) -> None:
+        """Give back connections."""
+        self._http.close()
+
+    def _post(self, key: str, path: str, body: object) -> dict[str, str]:
+        return self._sent("POST", key, path, json=body)
+
+    def _sent(self, method: str, key: str, path: str, **more: object) -> dict[str, str]:
+        answer = self._http.request(method, path, headers=_bearer(key), **more)  # type: ignore[arg-type]
+        made: dict[str, str] = answer.raise_for_status().json()
+        return made
+
+
+def _ask_again(answer: httpx.Response) -> bool:
+    return answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status_code in AGAIN
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _weights() -> bytes:
+    """The safetensors format by hand: header, bytes."""
+    size = 64 * 64 * 4
+    header = {
+        name: {"dtype": "F32", "shape": [64, 64], "data_offsets": [place * size, (place + 1) * size]}
+        for place, name in enumerate(_TENSORS)
+    }
+    head = json.dumps(header).encode()
+    return len(head).to_bytes(8, "little") + head + bytes(size * len(_TENSORS))

@@ -1,0 +1,250 @@
+"""The checker finds nothing after a quiet run, and every single thing that is then damaged on purpose."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+import pytest
+from sqlalchemy import Connection, create_engine, make_url, text
+
+from chaos import checker as promises
+from chaos.checker import Checker, Expected
+from chaos.installation import Installation, Shape
+from chaos.workload import Workload
+from runtime.settings import Settings
+from tests.chaos.conftest import await_
+
+JOBS = 4
+# The version that is damaged, and its job.
+CHOSEN = "CREATE TEMP TABLE chosen AS SELECT id AS version, job_id AS job FROM adapter_versions ORDER BY id LIMIT 1"
+
+
+@pytest.fixture(scope="module")
+def finished(install: Callable[..., tuple[Installation, Workload]]) -> tuple[Installation, Expected]:
+    """An installation whose jobs have all ended, one of them cancelled."""
+    installation, workload = install(Shape(workers=1))
+    for _ in range(JOBS):
+        assert workload.submit()
+    cancelled = workload.submit()
+    assert cancelled
+    workload.cancel(cancelled, workload.customers[0])
+    await_(lambda: installation.checker.unfinished() == 0, within_s=60, what="every job ends")
+    return installation, workload.expected
+
+
+@pytest.fixture
+def settings(finished: tuple[Installation, Expected]) -> Settings:
+    return finished[0].settings
+
+
+@pytest.fixture
+def expected(finished: tuple[Installation, Expected]) -> Expected:
+    return finished[1]
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Connection]:
+    """A superuser's transaction that is undone after the test: even a constraint that it drops is back then."""
+    assert settings.database_admin_url
+    url = make_url(settings.database_admin_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text(CHOSEN))
+        yield connection
+        connection.rollback()
+    engine.dispose()
+
+
+@pytest.fixture
+def checker(settings: Settings, database: Connection) -> Iterator[Checker]:
+    """One that looks from within that transaction."""
+    made = Checker(settings, database)
+    yield made
+    made.close()
+
+
+def broken(checker: Checker, expected: Expected) -> set[str]:
+    return {finding.promise for finding in checker.check(expected)}
+
+
+def test_nothing_is_found_after_a_quiet_run(checker: Checker, expected: Expected, database: Connection) -> None:
+    assert checker.check(expected) == []
+    assert len(expected.accepted) == JOBS + 1
+    assert database.execute(text("SELECT count(*) FROM adapter_versions")).scalar_one() >= JOBS
+
+
+# What is done to the database, and which promises are then broken.
+DAMAGE: dict[str, tuple[list[str], set[str]]] = {
+    "a job that never ends": (
+        ["ALTER TABLE jobs DROP CONSTRAINT ck_jobs_finished",
+         "UPDATE jobs SET state = 'queued' WHERE id = (SELECT job FROM chosen)"],
+        {"every job ends", "a job has succeeded if and only if it made a version"},
+    ),
+    "a request entered twice": (
+        ["""UPDATE jobs SET metadata = '{"request": "0"}'
+            WHERE metadata->>'request' = '1'"""],
+        {"a request makes one job", promises.CONSERVED},
+    ),
+    "a job that was lost": (
+        ["DELETE FROM jobs WHERE state = 'cancelled'"],
+        {promises.CONSERVED},
+    ),
+    "a job that nobody asked for": (
+        ["""UPDATE jobs SET metadata = '{"request": "no"}' WHERE metadata->>'request' = '1'"""],
+        {promises.CONSERVED, promises.INVENTED},
+    ),
+    "two versions of one job": (
+        ["ALTER TABLE adapter_versions DROP CONSTRAINT uq_adapter_versions_job_id",
+         """INSERT INTO adapter_versions SELECT (jsonb_populate_record(v, jsonb_build_object(
+             'id', uuidv7(), 'number', 99, 'model_name', 'another'))).*
+             FROM adapter_versions v WHERE id = (SELECT version FROM chosen)"""],
+        {"a job makes one version at most", "numbers of an adapter have no gap", "a version has its audit event",
+         "a version has its lineage"},
+    ),
+    "a version that is gone": (
+        ["DELETE FROM adapter_versions WHERE id = (SELECT version FROM chosen)"],
+        {"a job has succeeded if and only if it made a version", "numbers of an adapter have no gap",
+         "a registration in the trail has its version"},
+    ),
+    "a number that was left out": (
+        ["UPDATE adapters SET next_number = next_number + 1"],
+        {"numbers of an adapter have no gap"},
+    ),
+    "a version that the trail does not know": (
+        ["""DELETE FROM audit_events
+            WHERE action = 'adapter.version.registered' AND resource_id = (SELECT version FROM chosen)"""],
+        {"a version has its audit event"},
+    ),
+    "a version of another digest than the trail's": (
+        ["UPDATE adapter_versions SET digest = 'sha256:00' WHERE id = (SELECT version FROM chosen)"],
+        {"a version has its audit event"},
+    ),
+    "an end that is told twice": (
+        ["""INSERT INTO audit_events (actor_type, action, outcome, resource_id, refs, details)
+            SELECT 'system', 'job.failed', 'failure', resource_id, refs, details FROM audit_events
+            WHERE action = 'job.cancelled'"""],
+        {"a job's end is in the trail once"},
+    ),
+    "a claim that is not told": (
+        ["DELETE FROM audit_events WHERE action = 'job.claimed' AND resource_id = (SELECT job FROM chosen)"],
+        {"every claim is in the trail"},
+    ),
+    "a lease that nobody ended": (
+        ["UPDATE leases SET ended_at = NULL"],
+        {"a lease ends with its job"},
+    ),
+    "a version without lineage": (
+        ["DELETE FROM lineage_edges WHERE subject_id = (SELECT version FROM chosen)"],
+        {"a version has its lineage"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_to_the_database_is_found(
+    checker: Checker, expected: Expected, database: Connection, damage: str
+) -> None:
+    statements, found = DAMAGE[damage]
+    for statement in statements:
+        changed = database.execute(text(statement))
+        assert changed.rowcount != 0, statement
+    assert broken(checker, expected) == found
+
+
+def test_every_promise_of_the_database_has_been_broken_here() -> None:
+    assert set(promises.PROMISES) <= {promise for _, found in DAMAGE.values() for promise in found}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Behind everybody's back."""
+
+    client: Any
+    name: str
+
+    def read(self, key: str) -> bytes:
+        content: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+        return content
+
+    def write(self, key: str, content: bytes) -> None:
+        self.client.put_object(Bucket=self.name, Key=key, Body=content)
+
+    def erase(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.name, Key=key)
+
+
+@pytest.fixture
+def bucket(settings: Settings) -> Iterator[Bucket]:
+    client = boto3.session.Session().client(
+        "s3", endpoint_url=settings.s3_endpoint, region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+    )  # fmt: skip
+    yield Bucket(client, settings.s3_bucket)
+    client.close()
+
+
+NAMED = {
+    "adapter": "SELECT 'departments/' || department_id || '/blobs/' || substr(manifest->'files'->0->>'digest', 8)"
+    " FROM adapter_versions ORDER BY id LIMIT 1",
+    "file": "SELECT 'departments/' || department_id || '/blobs/' || substr(digest, 8) FROM files LIMIT 1",
+    "checkpoint": "SELECT 'departments/' || department_id || '/checkpoints/' || job_id || '/' || epoch || '/' || step"
+    " || '/state.json' FROM job_checkpoints LIMIT 1",
+}
+
+
+@pytest.mark.parametrize("named", NAMED)
+@pytest.mark.parametrize("gone", [True, False])
+def test_damage_to_the_bucket_is_found(
+    checker: Checker, expected: Expected, database: Connection, bucket: Bucket, *, named: str, gone: bool
+) -> None:
+    key = database.execute(text(NAMED[named])).scalar_one()
+    content = bucket.read(key)
+    # Another value of the same form: only a digest tells.
+    changed = content.replace(content[1:2], b"x")
+    try:
+        if gone:
+            bucket.erase(key)
+        else:
+            bucket.write(key, changed)
+        findings = checker.check(expected)
+    finally:
+        bucket.write(key, content)
+    found = {finding.promise: finding.told for finding in findings}
+    assert set(found) == {promises.STORED} | ({promises.WHOLE} if named == "adapter" and not gone else set())
+    assert key in found[promises.STORED]
+
+
+def test_an_adapter_of_a_run_that_left_a_step_out_is_found(checker: Checker, expected: Expected) -> None:
+    shorter = {job: steps - 1 for job, steps in expected.steps.items()}
+    told = checker.check(Expected(expected.accepted, expected.tried, shorter))
+    assert {finding.promise for finding in told} == {promises.WHOLE}
+
+
+def test_a_process_that_works_on_is_found(checker: Checker, expected: Expected, settings: Settings) -> None:
+    command = [sys.executable, "-c", "import signal; signal.pause()", f"--plan={settings.work_dir}/runs/x/plan.json"]
+    with subprocess.Popen(command) as left:
+        try:
+            await_(lambda: broken(checker, expected) == {promises.ORPHANS}, within_s=10, what="it is found")
+        finally:
+            left.send_signal(signal.SIGKILL)
+
+
+def test_a_transaction_that_stays_open_is_found(checker: Checker, settings: Settings) -> None:
+    assert settings.database_admin_url
+    url = make_url(settings.database_admin_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    engine = create_engine(url)
+    with engine.begin() as open_:
+        open_.execute(text("SELECT 1"))
+        pid = open_.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        await_(
+            lambda: any(told.startswith(f"{pid} idle") for told in checker.blocking(0.3)), within_s=5,
+            what="it is found",
+        )  # fmt: skip
+        assert not any(told.startswith(f"{pid} ") for told in checker.blocking(60))
+    engine.dispose()
