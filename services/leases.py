@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, select, text, true, update
 from sqlalchemy.orm import Session
 
 from domain import access
@@ -117,7 +117,7 @@ def claim_next(
     take_lock(session, "claims")
     for job, department in _candidates(session, half_life_s, worker_id):
         enter_department(session, department)
-        batch = _batch_of(session, job, batching)
+        batch = _batch_of(session, job, batching, worker_id)
         shared = replace(rate, shared_by=len(batch))
         claims = [
             claim(session, each, worker=worker, lease_s=lease_s, rate=shared, worker_id=worker_id) for each in batch
@@ -127,7 +127,7 @@ def claim_next(
     return []
 
 
-def _batch_of(session: Session, first: UUID, batching: Batching) -> Sequence[UUID]:
+def _batch_of(session: Session, first: UUID, batching: Batching, worker_id: UUID | None) -> Sequence[UUID]:
     """The job, and after it the small ones on the same base model that one process can train together with it."""
     job = session.get(Job, first)
     if job is None or not batching.takes(job) or batching.max_jobs == 1:
@@ -140,6 +140,7 @@ def _batch_of(session: Session, first: UUID, batching: Batching) -> Sequence[UUI
     waiting = session.scalars(
         select(Job)
         .where(Job.state == JobState.QUEUED, Job.base_model_id == job.base_model_id, Job.id != first)
+        .where(_fits(session.get(Worker, worker_id) if worker_id else None))
         .order_by(Job.priority.desc(), Job.id)
         .limit(LOOK_PER_JOB * batching.max_jobs)
         .with_for_update(skip_locked=True)
@@ -215,13 +216,16 @@ def claim(
 
 def _waiting_job(session: Session, job: UUID, worker_id: UUID | None) -> Job | None:
     """The job, locked, if it waits and this worker may take it."""
-    waiting = select(Job).where(Job.id == job, Job.state == JobState.QUEUED)
-    if worker_id is not None:
-        registered = workers.admitted(session, worker_id)
-        if registered is None:
-            return None
-        waiting = waiting.where(func.fits(Job.memory_bytes, registered.memory_bytes, registered.weight_bits))
+    registered = workers.admitted(session, worker_id) if worker_id else None
+    if worker_id and registered is None:
+        return None
+    waiting = select(Job).where(Job.id == job, Job.state == JobState.QUEUED, _fits(registered))
     return session.scalars(waiting.with_for_update(skip_locked=True)).one_or_none()
+
+
+def _fits(worker: Worker | None) -> ColumnElement[bool]:
+    """Whether the worker has the memory for a job; one that is not registered takes any."""
+    return func.fits(Job.memory_bytes, worker.memory_bytes, worker.weight_bits) if worker else true()
 
 
 def _lease_of(

@@ -119,6 +119,23 @@ def test_a_worker_drained_now_gives_its_job_back_with_a_checkpoint(
     assert department.adapter_file(job, "state.json") == b"20100"
 
 
+@pytest.mark.parametrize("settings", [{"batch_jobs": 2, "batch_max_tokens": 10_000}], indirect=True)
+def test_a_worker_drained_now_gives_every_job_of_its_batch_back(
+    registry: Registry, department: Any, start: Any, wait_for: Any
+) -> None:
+    jobs = [department.submit_small(steps=300, checkpoint_every=1000) for _ in range(2)]
+    start("celery", "train", "slow")
+    wait_for(
+        lambda: all((department.job(job).progress or {}).get("loss") for job in jobs), within_s=60, what="both train"
+    )
+    registry.ask(workers.drain, registry.only().worker.id, now=True)
+    wait_for(
+        lambda: all(state_of(department, job) == JobState.QUEUED for job in jobs), within_s=30, what="both are back"
+    )
+    assert [(department.job(job).stalls, len(department.checkpoints(job))) for job in jobs] == [(0, 1)] * 2
+    assert not registry.only().busy
+
+
 @pytest.mark.parametrize("now", [False, True])
 def test_a_retired_worker_ends_by_itself_without_losing_its_job(
     registry: Registry, department: Any, start: Any, wait_for: Any, *, now: bool
@@ -203,6 +220,18 @@ def test_a_job_goes_to_a_worker_with_the_memory_that_it_needs(registry: Registry
     held = claim_next(department.runtime, larger)
     assert held
     assert held.job == large
+
+
+def test_a_job_that_does_not_fit_is_no_mate_of_one_that_does(registry: Registry, department: Any) -> None:
+    first, large, small = (department.submit_small() for _ in range(3))
+    with department.runtime.department(department.id) as session:
+        session.get_one(Job, large).memory_bytes = GIB + 1
+    batching, worker = leases.Batching(max_jobs=3, max_tokens=10_000), registry.register()
+    with registry.runtime.platform() as session:
+        held = leases.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=worker, batching=batching)
+    assert [each.job for each in held] == [first, small]
+    # Each is charged for half of the worker.
+    assert [record.details["batch_jobs"] for record in department.audited("job.claimed")] == [2, 2]
 
 
 def test_a_validated_job_knows_what_it_needs(department: Any) -> None:
