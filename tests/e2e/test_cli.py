@@ -99,6 +99,28 @@ def test_the_watched_job_has_succeeded_and_its_story_is_told_in_order(staff: Sta
     assert job["id"] in staff.trainer("jobs", "list").stdout
 
 
+def test_the_next_job_is_foretold_by_what_this_one_came_to(staff: Staff, job: dict[str, Any], tmp_path: Path) -> None:
+    thought, came = job["estimate"], job["actual"]
+    assert thought["adapter_bytes"] == came["adapter_bytes"]
+    assert came["trained_tokens"] == pytest.approx(thought["trained_tokens"], rel=0.05)
+    (tmp_path / "more.jsonl").write_bytes(as_jsonl(colour_rows(64, seed=3)))
+    described = ("--model", BASE_MODEL, "--train", str(tmp_path / "more.jsonl"), "--max-steps", "6")
+    found = as_json(staff.trainer, "jobs", "estimate", *described)
+    assert (found["status"], found["allowed_to_proceed"], found["reasons"]) == ("ready", True, [])
+    figures = found["estimate"]
+    # Other tests of this service may have trained as well.
+    assert figures["measured_runs"] >= 1
+    assert (figures["device"], figures["queue_position"]) == (came["device"], 1)
+    assert figures["seconds"] > 0
+    assert figures["peak_memory_bytes"] >= came["peak_memory_bytes"]
+    # The one worker is free.
+    assert figures["expected_start"] == figures["made_at"]
+    assert staff.trainer("jobs", "accuracy").stdout.count(BASE_MODEL) >= 2
+    shown = staff.trainer("jobs", "show", job["id"]).stdout
+    assert "estimated" in shown
+    assert "in fact" in shown
+
+
 def test_a_pulled_version_is_the_one_its_digest_names(staff: Staff, job: dict[str, Any], tmp_path: Path) -> None:
     version = as_json(staff.trainer, "adapters", "pull", "last-colour@latest", "--out", str(tmp_path / "adapter"))
     assert manifest_of_tree(tmp_path / "adapter").digest == version["digest"]

@@ -29,20 +29,21 @@ ADAPTER_FILES = {
 # Until the server has written down what it does after an answer.
 TOLD_WITHIN_S = 5
 
+NOTHING_COUNTED = InspectReport(files=(), problems=())
 METRICS = {"step": 1, "total_steps": 2, "train_loss": 1.5, "tokens_per_s": 321.0, "mfu": 0.5, "memory_bytes": 2**33}
 
 
 @pytest.fixture(scope="module")
-def finish(runtime: Runtime) -> Callable[[Department, str], None]:
+def finish(runtime: Runtime) -> Callable[..., None]:
     """Play the worker: take a submitted job, leave a checkpoint and measurements, and register a version."""
 
-    def finished(department: Department, job_id: str) -> None:
+    def finished(department: Department, job_id: str, counted: InspectReport = NOTHING_COUNTED) -> None:
         key, job = parse_id(IdKind.DEPARTMENT, department.id), parse_id(IdKind.JOB, job_id)
         with runtime.department(key) as session:
             stored_since = blobs.clock(session)
         manifest = _stored(runtime, key)
         with runtime.department(key) as session:
-            validation.accept(session, job, InspectReport(files=(), problems=()))
+            validation.accept(session, job, counted)
         with runtime.department(key) as session:
             claim = leases.claim(session, job, worker="a test", lease_s=60)
             assert claim

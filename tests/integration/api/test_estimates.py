@@ -13,9 +13,11 @@ from sqlalchemy import text
 from domain.ids import IdKind, parse_id
 from domain.plans import InspectedFile, InspectProblem, InspectReport
 from runtime.wiring import Runtime
-from services import adapters, estimates, inspections, leases, validation
-from tests.integration.api.conftest import ADAPTER_FILES, _report, _stored
+from services import estimates, inspections
+from tests.integration.api.conftest import ADAPTER_FILES
 from tests.integration.conftest import Department, http, rows
+
+Finish = Callable[..., None]
 
 COUNTED = InspectReport(
     files=(
@@ -174,11 +176,16 @@ def test_an_estimate_is_forgotten_when_its_time_is_over(
 
 
 def test_a_job_keeps_its_estimate_beside_what_it_came_to(
-    *, make_department: Callable[[], Department], base_model: str, runtime: Runtime, api_url: str, operator_key: str
+    *,
+    make_department: Callable[[], Department],
+    base_model: str,
+    finish: Finish,
+    api_url: str,
+    operator_key: str,
 ) -> None:
     department = make_department()
     with department.http() as client:
-        first = _finished(client, department, base_model, runtime)
+        first = _finished(client, department, base_model, finish)
         # Nobody had trained on this base model when its rows were counted.
         assert (first["estimate"]["trained_tokens"], first["estimate"]["seconds"]) == (2400, None)
         assert {gap["figure"]: gap["code"] for gap in first["estimate"]["gaps"]}["seconds"] == "not_measured_yet"
@@ -187,7 +194,7 @@ def test_a_job_keeps_its_estimate_beside_what_it_came_to(
         assert first["actual"]["adapter_bytes"] == len(ADAPTER_FILES["adapter_model.safetensors"])
         # 2400 tokens thought and 100 trained.
         assert first["actual"]["relative_errors"]["trained_tokens"] == 23.0
-        second = _finished(client, department, base_model, runtime)
+        second = _finished(client, department, base_model, finish)
         # 100 tokens a second were measured, and next to nothing beside training.
         assert second["estimate"]["seconds"] == pytest.approx(24, abs=2)
         assert (second["estimate"]["device"], second["estimate"]["measured_runs"]) == ("cpu", 1)
@@ -201,19 +208,10 @@ def test_a_job_keeps_its_estimate_beside_what_it_came_to(
     assert {each["figure"]: each["jobs"] for each in data}["seconds"] == 1
 
 
-def _finished(client: httpx.Client, department: Department, base_model: str, runtime: Runtime) -> dict[str, Any]:
+def _finished(client: httpx.Client, department: Department, base_model: str, finish: Finish) -> dict[str, Any]:
     """A job that a worker has counted, trained and registered."""
     submitted = client.post("/fine_tuning/jobs", json=body_of(department, base_model)).raise_for_status().json()
     assert submitted["estimate"] is submitted["actual"] is None
-    key, job = parse_id(IdKind.DEPARTMENT, department.id), parse_id(IdKind.JOB, submitted["id"])
-    with runtime.department(key) as session:
-        validation.accept(session, job, COUNTED)
-    with runtime.department(key) as session:
-        claim = leases.claim(session, job, worker="a test", lease_s=60)
-        assert claim
-    with runtime.department(key) as session:
-        adapters.register(
-            session, claim, organisation="acme", manifest=_stored(runtime, key), report=_report(job), evaluation=None
-        )
+    finish(department, submitted["id"], COUNTED)
     found: dict[str, Any] = client.get(f"/fine_tuning/jobs/{submitted['id']}").json()
     return found
