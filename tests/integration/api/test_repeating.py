@@ -47,6 +47,13 @@ def test_the_same_name_and_request_is_the_first_job_whatever_became_of_it(
     assert len({first.json()["id"], other.json()["id"], marked.json()["id"]}) == 3
 
 
+def test_the_official_client_names_a_submit_by_a_header(department: Department, body: dict[str, Any]) -> None:
+    jobs = department.client().fine_tuning.jobs
+    made = [jobs.create(**body, extra_headers=named("by the client")).id for _ in range(2)]
+    assert made[0] == made[1]
+    assert jobs.create(**body).id != made[0]
+
+
 def test_the_same_name_for_another_request_is_refused(
     department: Department, body: dict[str, Any], unchanged: Callable[..., Any]
 ) -> None:
