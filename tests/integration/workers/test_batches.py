@@ -43,7 +43,7 @@ def test_small_jobs_of_a_department_train_in_one_process(department: Any, fake: 
     assert len({record.refs[0] for record in department.audited("job.claimed")}) == 4
 
 
-def test_jobs_that_are_not_small_train_aworker_of(department: Any, fake: Any) -> None:
+def test_jobs_that_are_not_small_train_alone(department: Any, fake: Any) -> None:
     for _ in range(2):
         department.submit_small(steps=4)
     worker = worker_of(department, fake(), batch_max_tokens=1)
@@ -51,7 +51,7 @@ def test_jobs_that_are_not_small_train_aworker_of(department: Any, fake: Any) ->
     assert claims_at_once(department) == [1, 1]
 
 
-def test_the_missing_rows_of_one_end_it_aworker_of(department: Any, fake: Any) -> None:
+def test_the_missing_rows_of_one_end_it_alone(department: Any, fake: Any) -> None:
     first, broken, last = (department.submit_small() for _ in range(3))
     department.erase_rows(broken)
     assert worker_of(department, fake()).run_next()
@@ -75,7 +75,7 @@ def test_one_that_is_steered_leaves_the_others_running(
     assert department.job(first).epoch == 1
 
 
-def test_after_a_crash_together_each_is_tried_aworker_of(department: Any, fake: Any) -> None:
+def test_after_a_crash_together_each_is_tried_alone(department: Any, fake: Any) -> None:
     jobs = [department.submit_small() for _ in range(3)]
     worker = worker_of(department, fake("abort_together"))
     assert [worker.run_next() for _ in range(5)] == [True] * 4 + [False]
@@ -96,7 +96,7 @@ def test_a_worker_that_dies_loses_none_of_them(department: Any, start: Any, wait
     assert all(len(department.versions(job)) == 1 for job in jobs)
 
 
-def test_adapters_trained_together_are_those_trained_aworker_of(department: Any) -> None:
+def test_adapters_trained_together_are_those_trained_alone(department: Any) -> None:
     rows = [department.upload(department.rows(12, salt=salt)) for salt in (91, 92)]
     pairs = [
         [department.submit_small(steps=8, training_file=file, suffix=suffix) for file in rows]
