@@ -49,6 +49,7 @@ class Unknown(StrEnum):
     NOT_COUNTED = "not_counted"
     NOT_MEASURED_YET = "not_measured_yet"
     OTHER_METHOD = "measured_on_other_methods"
+    BESIDE_OTHERS = "measured_beside_others"
     LAYERS_UNKNOWN = "layers_unknown"
     AT_MOST = "at_most"
     NO_WORKER = "no_worker"
@@ -68,7 +69,8 @@ class Speed(Frozen):
     """What ended runs on one base model, device and number of ranks measured: medians, of memory the most.
 
     overhead_s: what a job took besides training, from its claim to its end. price_per_gpu_hour: the newest run's.
-    same_method: whether the runs were of the kind of method in question; else they were of others.
+    same_method: whether the runs were of the kind of method in question; else they were of others. alone: whether each
+    had its process to itself.
     """
 
     device: str
@@ -79,6 +81,7 @@ class Speed(Frozen):
     peak_memory_bytes: Annotated[int, Field(ge=0)]
     price_per_gpu_hour: Annotated[Decimal, Field(ge=0)]
     same_method: bool
+    alone: bool
 
 
 class Queue(Frozen):
@@ -247,6 +250,8 @@ def _gaps(
         yield from _gap((*_TIMED, "peak_memory_bytes"), Unknown.NOT_MEASURED_YET)
     elif not speed.same_method:
         yield from _gap(("seconds",), Unknown.OTHER_METHOD)
+    elif not speed.alone:
+        yield from _gap(("seconds",), Unknown.BESIDE_OTHERS)
     if not has_shapes:
         yield from _gap(("adapter_bytes",), Unknown.LAYERS_UNKNOWN)
     elif spec.lora.init is LoraInit.PISSA:
@@ -261,6 +266,7 @@ _SENTENCES = {
     Unknown.NOT_COUNTED: "The rows have not been counted.",
     Unknown.NOT_MEASURED_YET: "No run on this base model has ended here yet.",
     Unknown.OTHER_METHOD: "The runs measured here trained with other methods.",
+    Unknown.BESIDE_OTHERS: "The runs measured here shared their process with others: alone a job is faster.",
     Unknown.LAYERS_UNKNOWN: "The base model's files do not say which linear layers it has.",
     Unknown.AT_MOST: "An adapter begun with PiSSA ends with the smallest rank that holds it, up to twice the rank.",
     Unknown.NO_WORKER: "No train worker takes jobs now.",

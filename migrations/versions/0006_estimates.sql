@@ -51,32 +51,32 @@ CREATE FUNCTION forget_estimates(p_inspections_older_than_s double precision) RE
     SELECT (SELECT count(*) FROM asked) + (SELECT count(*) FROM counted)
 $$;
 
--- What the newest runs on a base model measured that were alone in their process, of whichever department: medians, of
--- memory the most, of prices the newest, and no run. The same kind of method comes first, then the device used last.
+-- What the newest runs on a base model measured, of whichever department: medians, of memory the most, of prices the
+-- newest, and no run. The same kind of method comes first, then runs alone in their process, then the device used last.
 CREATE FUNCTION measured_speeds(p_base_model uuid, p_general boolean, p_runs integer) RETURNS TABLE (
-    device text, ranks integer, same_method boolean, runs bigint, tokens_per_s double precision,
+    device text, ranks integer, same_method boolean, alone boolean, runs bigint, tokens_per_s double precision,
     overhead_s double precision, peak_memory_bytes bigint, price_per_gpu_hour numeric
 ) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WITH measured AS (
         SELECT j.finished_at, j.actual ->> 'device' AS device, (j.actual ->> 'ranks')::integer AS ranks,
             (j.actual ->> 'general')::boolean = p_general AS same_method,
+            (j.actual ->> 'alone')::boolean AS alone,
             (j.actual ->> 'tokens_per_s')::double precision AS tokens_per_s,
             (j.actual ->> 'overhead_s')::double precision AS overhead_s,
             (j.actual ->> 'peak_memory_bytes')::bigint AS peak_memory_bytes,
             (j.actual ->> 'price_per_gpu_hour')::numeric AS price_per_gpu_hour
-        FROM jobs j
-        WHERE j.base_model_id = p_base_model AND j.actual IS NOT NULL AND (j.actual ->> 'alone')::boolean
+        FROM jobs j WHERE j.base_model_id = p_base_model AND j.actual IS NOT NULL
         ORDER BY j.finished_at DESC LIMIT 20 * p_runs
     ), placed AS (
-        SELECT *, row_number() OVER (PARTITION BY device, ranks, same_method ORDER BY finished_at DESC) AS place
+        SELECT *, row_number() OVER (PARTITION BY device, ranks, same_method, alone ORDER BY finished_at DESC) AS place
         FROM measured WHERE tokens_per_s > 0
     )
-    SELECT device, ranks, same_method, count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY tokens_per_s),
+    SELECT device, ranks, same_method, alone, count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY tokens_per_s),
         percentile_cont(0.5) WITHIN GROUP (ORDER BY overhead_s), max(peak_memory_bytes),
         (array_agg(price_per_gpu_hour ORDER BY place))[1]
     FROM placed WHERE place <= p_runs
-    GROUP BY device, ranks, same_method HAVING count(overhead_s) > 0
-    ORDER BY same_method DESC, max(finished_at) DESC
+    GROUP BY device, ranks, same_method, alone HAVING count(overhead_s) > 0
+    ORDER BY same_method DESC, alone DESC, max(finished_at) DESC
 $$;
 
 -- Seconds of devices that each department used of late, which count for half after every half-life, and those that it holds:

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from domain.access import MATRIX, Permission, Role
 from domain.audit import AuditEvent, Outcome
+from domain.estimates import Unknown
 from domain.failpoints import FailPoint
 from domain.job_requests import LoraRequest
 from domain.jobs import JobState
@@ -76,6 +77,10 @@ def test_every_setting_of_an_adapter_and_every_measurement_is_told() -> None:
         measured = metrics_of(ProgressRecord.model_validate(record | figures | {"kind": kind}))
         assert measured
         assert set(_table("api.md", "measurement")) >= set(measured)
+
+
+def test_every_gap_of_an_estimate_is_told() -> None:
+    assert set(_table("api.md", "code in `gaps`")) == set(Unknown)
 
 
 def test_every_way_a_job_fails_is_told() -> None:

@@ -161,6 +161,23 @@ def test_the_second_job_is_foretold_by_what_the_first_measured(department: Any) 
     assert Unknown.OTHER_METHOD in {gap.code for gap in dora.gaps}
 
 
+def test_speeds_of_jobs_that_shared_a_process_are_the_second_choice(department: Any, fake: Any) -> None:
+    batch = [department.submit_small(steps=4) for _ in range(2)]
+    assert department.worker(fake(), batch_jobs=2, batch_max_tokens=10_000).run_next()
+    assert [department.job(job).actual["alone"] for job in batch] == [False, False]
+    file = department.upload(department.rows(16))
+    beside = ask(department, file).estimate
+    assert beside
+    assert beside.measured_runs == 2
+    assert Unknown.BESIDE_OTHERS in {gap.code for gap in beside.gaps}
+    department.submit_small(steps=4)
+    assert department.worker(fake()).run_next()
+    alone = ask(department, file).estimate
+    assert alone
+    assert alone.measured_runs == 1
+    assert Unknown.BESIDE_OTHERS not in {gap.code for gap in alone.gaps}
+
+
 def test_a_department_that_runs_as_many_as_it_may_is_told_so(department: Any) -> None:
     Registry(department.runtime).register()
     file = department.upload(department.rows(16))

@@ -31,7 +31,7 @@ FACTS = BaseModelFacts(
 )  # fmt: skip
 SPEED = Speed(
     device="cuda", ranks=2, runs=5, tokens_per_s=100.0, overhead_s=20.0, peak_memory_bytes=3 << 30,
-    price_per_gpu_hour=Decimal("7.2"), same_method=True,
+    price_per_gpu_hour=Decimal("7.2"), same_method=True, alone=True,
 )  # fmt: skip
 
 
@@ -132,6 +132,8 @@ def test_a_figure_that_rests_on_something_else_says_so() -> None:
     other = SPEED.model_copy(update={"same_method": False})
     found = estimate(spec_of(method=LoraMethod(init=LoraInit.PISSA)), counted(), other)
     assert codes(found) == {"seconds": Unknown.OTHER_METHOD, "adapter_bytes": Unknown.AT_MOST}
+    beside = SPEED.model_copy(update={"alone": False})
+    assert codes(estimate(inspection=counted(), speed=beside)) == {"seconds": Unknown.BESIDE_OTHERS}
 
 
 @pytest.mark.parametrize(
