@@ -127,7 +127,7 @@ _OBJECTS = """
     UNION SELECT 'checkpoint ' || c.id, 'departments/' || c.department_id || '/checkpoints/' || c.job_id || '/'
         || c.epoch || '/' || c.step || '/' || (f->>'path'), f->>'digest'
     FROM job_checkpoints c, jsonb_array_elements(c.manifest->'files') f
-    WHERE c.rejected_at IS NULL
+    WHERE c.rejected_at IS NULL AND c.erased_at IS NULL
 """
 _ADAPTERS = """
     SELECT v.job_id::text AS job, 'departments/' || v.department_id || '/blobs/' || substr(f->>'digest', 8) AS key

@@ -194,7 +194,7 @@ NAMED = {
     " FROM adapter_versions ORDER BY id LIMIT 1",
     "file": "SELECT 'departments/' || department_id || '/blobs/' || substr(digest, 8) FROM files LIMIT 1",
     "checkpoint": "SELECT 'departments/' || department_id || '/checkpoints/' || job_id || '/' || epoch || '/' || step"
-    " || '/state.json' FROM job_checkpoints LIMIT 1",
+    " || '/state.json' FROM job_checkpoints WHERE erased_at IS NULL LIMIT 1",
 }
 
 
