@@ -10,6 +10,7 @@ from tests.unit.cli.conftest import Run, Stub
 
 PROJECT = "proj_0193" + "0" * 28
 LIMITS: dict[str, Any] = {
+    "weight": 2.0, "preempts": False,
     "object": "organization.project.limits", "project_id": PROJECT, "max_running_jobs": 4, "max_unfinished_jobs": 500,
     "max_gpu_hours": None, "max_storage_bytes": 2 * 10**9, "monthly_budget": 100.0, "currency": "eur",
     "month_ends_at": 1_796_083_200, "budget_warned_at": None,
@@ -59,7 +60,7 @@ def test_limits_are_shown_beside_what_is_used(tsugiki: Run, stub: Stub) -> None:
     assert told == {
         "running jobs": "1 of 4", "unfinished jobs": "3 of 500", "GPU-hours this month": "2.25 of none",
         "storage": "1.0 GB of 2.0 GB", "spent this month": "80.50 of 100.00", "currency": "eur",
-        "month ends": "2026-12-01 00:00:00Z", "warned of its budget": "-",
+        "month ends": "2026-12-01 00:00:00Z", "warned of its budget": "-", "weight": "2.0", "preempts": "no",
     }  # fmt: skip
 
 
