@@ -27,7 +27,7 @@ from models_db.departments import Department
 from models_db.sessions import APP_ROLE
 from runtime import migrations
 from runtime.embedded import EmbeddedServices
-from services import leases
+from services import claims
 
 HALF_LIFE_S = 86_400.0
 DEPARTMENTS, ENDED_LEASES = 20, 2_000
@@ -105,7 +105,7 @@ def _claim(database: Engine, options: argparse.Namespace) -> list[float]:
             time.sleep(chance.uniform(0, 2 * options.every_s))
             began = time.perf_counter()
             with sessions.platform_session(database) as session:
-                held = leases.claim_next(session, worker=worker, lease_s=60, half_life_s=HALF_LIFE_S)
+                held = claims.claim_next(session, worker=worker, lease_s=60, half_life_s=HALF_LIFE_S)
             took_s.append(time.perf_counter() - began)
             if not held:
                 raise RuntimeError("nobody waits, though there are jobs for all claims")

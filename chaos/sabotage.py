@@ -15,8 +15,8 @@ from models_db.jobs import Job
 from models_db.sessions import enter_department
 from runtime.processes import ChildProcess
 from services import adapters, leases
+from services.claims import Claim
 from services.jobs import close
-from services.leases import Claim
 from storage import objects
 from workers import sweeper
 from workers.fence import Fence

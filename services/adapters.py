@@ -22,9 +22,9 @@ from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, Linea
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
 from services import audit, blobs, estimates, leases
+from services.claims import Claim
 from services.cursors import known_cursor
 from services.jobs import close, tell
-from services.leases import Claim
 
 
 @dataclass(frozen=True)

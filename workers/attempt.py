@@ -11,7 +11,7 @@ from domain.plans import Compute, TrainPlan
 from domain.refusals import LeaseLost
 from runtime.processes import ChildProcess
 from runtime.wiring import Runtime
-from services.leases import Claim
+from services.claims import Claim
 from workers import verdicts
 from workers.calibration import Calibrations
 from workers.engine_process import Launcher, Workspace

@@ -12,7 +12,7 @@ from domain.digests import Manifest, manifest_of_tree
 from domain.failpoints import FailPoint, failpoint
 from runtime.wiring import Runtime
 from services import leases
-from services.leases import Claim, ResumePoint
+from services.claims import Claim, ResumePoint
 from storage.errors import StorageUnavailable
 from storage.keys import Key
 from workers.fence import Fence

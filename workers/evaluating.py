@@ -6,7 +6,7 @@ from pathlib import Path
 from domain.plans import Compute, EvaluatePlan, EvaluationItem, EvaluationReport, RunFailure
 from runtime.wiring import Runtime
 from services.adapters import EvaluationPair
-from services.leases import Claim
+from services.claims import Claim
 from workers import verdicts
 from workers.engine_process import Launcher, Workspace, kill
 from workers.inputs import fetch_rows, link_base_model

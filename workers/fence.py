@@ -13,7 +13,8 @@ from domain.failpoints import FailPoint, failpoint
 from domain.refusals import LeaseLost
 from runtime.wiring import Runtime
 from services import leases
-from services.leases import Asked, Claim
+from services.claims import Claim
+from services.leases import Asked
 from workers.patience import AWAY
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from domain.digests import Digest
 from domain.plans import EngineManifest
 from runtime.wiring import Runtime
 from services import leases
-from services.leases import Claim, ResumePoint
+from services.claims import Claim, ResumePoint
 from storage.errors import DigestMismatch, ObjectMissing
 from storage.keys import Key
 from workers.base_model_cache import cached_folder

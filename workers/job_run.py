@@ -8,7 +8,7 @@ from domain.failpoints import FailPoint, failpoint
 from domain.plans import Compute, ControlRecord, RunFailure, RunPlan, RunReport, RunStopped
 from runtime.wiring import Runtime
 from services import blobs
-from services.leases import Claim, ResumePoint
+from services.claims import Claim, ResumePoint
 from workers import verdicts
 from workers.checkpoints import CheckpointUploads
 from workers.engine_process import Launcher, Workspace

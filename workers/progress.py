@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from domain.plans import ProgressRecord
 from runtime.wiring import Runtime
 from services import leases
-from services.leases import Claim
+from services.claims import Claim
 from workers.patience import AWAY
 
 log = logging.getLogger(__name__)

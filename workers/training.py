@@ -11,9 +11,9 @@ from domain.failpoints import FailPoint, failpoint
 from domain.refusals import LeaseLost
 from domain.usage import Rate
 from runtime.wiring import Runtime
-from services import leases
+from services import claims
 from services.blobs import BytesErased
-from services.leases import Batching, Claim
+from services.claims import Batching, Claim
 from workers import verdicts
 from workers.attempt import Attempt
 from workers.calibration import Calibrations
@@ -59,7 +59,7 @@ class Worker:
         worker_id = self.presence.registered() if self.presence else None
         settings, claimed_at = self.runtime.settings, time.monotonic()
         with self.runtime.platform() as session:
-            held = leases.claim_next(
+            held = claims.claim_next(
                 session,
                 worker=self.name,
                 rate=self._rate,

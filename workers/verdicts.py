@@ -11,7 +11,8 @@ from domain.digests import Manifest
 from domain.plans import FailureKind, RunFailure, RunReport
 from services import adapters, leases
 from services.adapters import EvaluationPair
-from services.leases import Asked, Claim, JobError, ResumePoint
+from services.claims import Claim, ResumePoint
+from services.leases import Asked, JobError
 from storage.errors import DigestMismatch, ObjectMissing
 from workers.patience import AWAY, StopAsked
 from workers.supervisor import Exit

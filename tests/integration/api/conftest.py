@@ -17,7 +17,7 @@ from models_db.tables import Table
 from runtime import wiring
 from runtime.settings import Settings
 from runtime.wiring import Runtime
-from services import adapters, blobs, leases, validation
+from services import adapters, blobs, claims, leases, validation
 from services.adapters import EvaluationPair
 from storage.keys import Key
 from tests.integration.conftest import Database, Department, rows, serving
@@ -45,7 +45,7 @@ def finish(runtime: Runtime) -> Callable[..., None]:
         with runtime.department(key) as session:
             validation.accept(session, job, counted)
         with runtime.department(key) as session:
-            claim = leases.claim(session, job, worker="a test", lease_s=60)
+            claim = claims.claim(session, job, worker="a test", lease_s=60)
             assert claim
             progress = {"step": 1, "total_steps": 2, "eta_s": 60.0, "loss": 1.5, "mfu": 0.5}
             leases.record_progress(session, claim, progress, [METRICS])

@@ -15,7 +15,7 @@ from domain.ids import IdKind, parse_id
 from domain.plans import InspectReport
 from domain.usage import Rate
 from runtime.wiring import Runtime
-from services import leases, usage, validation
+from services import claims, leases, usage, validation
 from tests.integration.api.conftest import ADAPTER_FILES, Finished
 from tests.integration.api.ledger import spend
 from tests.integration.conftest import Department, http, official_client, rows
@@ -212,7 +212,7 @@ def test_what_a_running_job_has_cost_so_far_counts_and_does_not_stop_it(
     with runtime.department(key) as session:
         # At this price a budget of 1 lasts for a millisecond.
         dear = Rate(ranks=2, price_per_gpu_hour=Decimal(1_800_000))
-        held = leases.claim(session, job, worker="w", lease_s=60, rate=dear)
+        held = claims.claim(session, job, worker="w", lease_s=60, rate=dear)
     assert held
 
     assert refusal_of(submit(department, base_model, finished.file))[:2] == (429, "insufficient_quota")

@@ -10,7 +10,7 @@ from domain.ids import IdKind, parse_id, public_id
 from domain.plans import CalibratedPass, CalibrateReport, Device, InspectReport, Precision, Quantisation
 from domain.workers import WorkerFacts
 from runtime.wiring import Runtime
-from services import leases, validation, workers
+from services import claims, validation, workers
 from tests.integration.conftest import Department, http, rows
 
 FACTS = WorkerFacts(
@@ -135,6 +135,6 @@ def test_a_job_tells_why_it_waits(
     (listed,) = client.fine_tuning.jobs.list()
     assert listed.waiting["code"] == "starting"  # type: ignore[attr-defined]  # ours
     with runtime.department(key) as session:
-        assert leases.claim(session, job, worker="a test", lease_s=60, worker_id=worker)
+        assert claims.claim(session, job, worker="a test", lease_s=60, worker_id=worker)
     running: Any = client.fine_tuning.jobs.retrieve(made.id)
     assert (running.status, running.waiting) == ("running", None)

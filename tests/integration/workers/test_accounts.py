@@ -13,8 +13,8 @@ from domain.limits import LimitChange
 from domain.usage import Rate
 from models_db.departments import Department as DepartmentRow
 from models_db.usage import StorageSample
-from services import leases, limits, usage
-from services.leases import Claim
+from services import claims, leases, limits, usage
+from services.claims import Claim
 from workers.sweeper import sweep
 
 # With two ranks a second costs 1.
@@ -34,7 +34,7 @@ def claim(department: Any, *, held_s: int) -> Claim:
     """A job that has run for so long."""
     job = department.submit_queued()
     with in_department(department) as session:
-        held = leases.claim(session, job, worker="w", lease_s=3600, rate=ONE_A_SECOND)
+        held = claims.claim(session, job, worker="w", lease_s=3600, rate=ONE_A_SECOND)
         assert held
         _set_back(session, held, held_s)
         return held

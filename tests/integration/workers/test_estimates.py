@@ -10,7 +10,7 @@ from domain.estimates import EstimateState, Unknown
 from domain.job_requests import JobRequest
 from domain.jobs import JobState
 from domain.limits import LimitChange
-from services import estimates, leases, limits
+from services import claims, estimates, limits
 from services.estimates import Answer, EstimateLimits
 from storage.errors import StorageUnavailable
 from tests.integration.workers.conftest import LIMITS
@@ -183,7 +183,7 @@ def test_a_department_that_runs_as_many_as_it_may_is_told_so(department: Any) ->
     file = department.upload(department.rows(16))
     running = department.submit_queued()
     with department.runtime.department(department.id) as session:
-        assert leases.claim(session, running, worker="w", lease_s=60)
+        assert claims.claim(session, running, worker="w", lease_s=60)
     busy = ask(department, file).estimate
     assert busy
     # Nobody knows yet how long the one that runs will take.

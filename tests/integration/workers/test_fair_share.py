@@ -12,7 +12,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from domain.fair_share import Hold, Spell, Standing, Waiting, order
 from domain.jobs import JobState
-from services import departments, leases
+from services import claims, departments, leases
 from workers.sweeper import sweep
 
 HALF_LIFE_S = 3600.0
@@ -20,7 +20,7 @@ HALF_LIFE_S = 3600.0
 
 def claim_next(department: Any, **options: Any) -> UUID | None:
     with department.runtime.platform() as session:
-        held = leases.claim_next(session, worker="w", lease_s=60, half_life_s=HALF_LIFE_S, **options)
+        held = claims.claim_next(session, worker="w", lease_s=60, half_life_s=HALF_LIFE_S, **options)
     return held[0].job if held else None
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from domain.jobs import JobState
-from services import leases
+from services import claims, leases
 from storage.errors import StorageUnavailable
 from workers.sweeper import sweep
 
@@ -55,7 +55,7 @@ def test_a_worker_that_wakes_after_its_lease_writes_nothing(
     asleep.send_signal(signal.SIGSTOP)
     wait_for(lambda: swept_back(department, job), within_s=LEASE_S + 5, what="the sweeper takes the job back")
     with department.runtime.department(department.id) as session:
-        other = leases.claim(session, job, worker="other", lease_s=60)
+        other = claims.claim(session, job, worker="other", lease_s=60)
     before = len(department.events(job)), len(department.checkpoints(job))
 
     asleep.send_signal(signal.SIGCONT)
@@ -216,7 +216,7 @@ def test_inputs_that_are_gone_fail_the_job(department: Any, fake: Any) -> None:
 def test_a_cancelled_job_does_not_go_back_to_the_queue(department: Any, *, give_up: str) -> None:
     job = department.submit_queued()
     with department.runtime.department(department.id) as session:
-        held = leases.claim(session, job, worker="w", lease_s=60)
+        held = claims.claim(session, job, worker="w", lease_s=60)
     department.cancel(job)
     assert state_of(department, job) == JobState.RUNNING
     with department.runtime.department(department.id) as session:

@@ -5,8 +5,8 @@ from decimal import Decimal
 from typing import Any
 
 from domain.limits import LimitChange
-from services import leases, limits
-from services.leases import Claim
+from services import claims, leases, limits
+from services.claims import Claim
 from services.limits import LimitDefaults
 
 
@@ -17,7 +17,7 @@ def change(department: Any, **limit: Any) -> None:
 
 def claim_next(department: Any) -> Claim | None:
     with department.runtime.platform() as session:
-        return leases.claim_next(session, worker="w", lease_s=60, half_life_s=3600)
+        return claims.claim_next(session, worker="w", lease_s=60, half_life_s=3600)
 
 
 def release(department: Any, held: Claim) -> None:

@@ -8,7 +8,7 @@ import pytest
 from domain.jobs import JobState
 from domain.plans import InspectReport
 from domain.refusals import AlreadyFinished, Conflict
-from services import leases, validation
+from services import claims, leases, validation
 from workers.sweeper import sweep
 
 LEASE_S = 3
@@ -82,7 +82,7 @@ def test_a_job_to_pause_is_not_queued_again_however_its_worker_ends(
 ) -> None:
     job = department.submit_queued()
     with department.runtime.department(department.id) as session:
-        held = leases.claim(session, job, worker="w", lease_s=0.2 if give_up == "expire" else 60)
+        held = claims.claim(session, job, worker="w", lease_s=0.2 if give_up == "expire" else 60)
     department.pause(job)
     assert state_of(department, job) == JobState.RUNNING
     with department.runtime.department(department.id) as session:
@@ -103,7 +103,7 @@ def test_a_job_to_pause_is_not_queued_again_however_its_worker_ends(
 def test_a_pause_that_is_taken_back_leaves_the_job_in_the_queue(department: Any, fake: Any) -> None:
     job = department.submit_queued()
     with department.runtime.department(department.id) as session:
-        held = leases.claim(session, job, worker="w", lease_s=60)
+        held = claims.claim(session, job, worker="w", lease_s=60)
     department.pause(job)
     with department.runtime.department(department.id) as session:
         assert leases.renew(session, held, lease_s=60).to_give_back
@@ -119,7 +119,7 @@ def test_a_pause_that_is_taken_back_leaves_the_job_in_the_queue(department: Any,
 def test_cancelling_wins_over_pausing(department: Any) -> None:
     running, paused = department.submit_queued(), department.submit_queued()
     with department.runtime.department(department.id) as session:
-        held = leases.claim(session, running, worker="w", lease_s=60)
+        held = claims.claim(session, running, worker="w", lease_s=60)
     department.cancel(running)
     with pytest.raises(Conflict, match="being cancelled"):
         department.pause(running)

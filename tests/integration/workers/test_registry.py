@@ -15,8 +15,8 @@ from domain.workers import WorkerState, fits
 from models_db.jobs import Job, Lease
 from models_db.sessions import connect
 from runtime.wiring import Runtime
-from services import leases, workers
-from services.leases import Claim
+from services import claims, workers
+from services.claims import Claim
 from tests.integration.workers.registry import FACTS, GIB, LEASE_S, OPERATOR, Registry
 from workers.presence import Presence
 from workers.sweeper import sweep
@@ -28,12 +28,12 @@ def state_of(department: Any, job: UUID) -> JobState:
 
 def claim(department: Any, job: UUID, worker: UUID) -> Claim | None:
     with department.runtime.department(department.id) as session:
-        return leases.claim(session, job, worker="w", lease_s=60, worker_id=worker)
+        return claims.claim(session, job, worker="w", lease_s=60, worker_id=worker)
 
 
 def claim_next(runtime: Runtime, worker: UUID) -> Claim | None:
     with runtime.platform() as session:
-        claimed = leases.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=worker)
+        claimed = claims.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=worker)
         return claimed[0] if claimed else None
 
 
@@ -183,7 +183,7 @@ def test_a_claim_that_has_begun_is_the_drained_workers_and_none_after(
 ) -> None:
     worker, (first, second) = registry.register(), [department.submit_queued() for _ in range(2)]
     with department.runtime.department(department.id) as session:
-        assert leases.claim(session, first, worker="w", lease_s=60, worker_id=worker)
+        assert claims.claim(session, first, worker="w", lease_s=60, worker_id=worker)
         drain = threading.Thread(target=registry.ask, args=(workers.drain, worker), kwargs={"now": False})
         drain.start()
         wait_for(registry.somebody_waits_for_a_lock, within_s=4, what="the drain waits for the claim")
@@ -226,9 +226,9 @@ def test_a_job_that_does_not_fit_is_no_mate_of_one_that_does(registry: Registry,
     first, large, small = (department.submit_small() for _ in range(3))
     with department.runtime.department(department.id) as session:
         session.get_one(Job, large).memory_bytes = GIB + 1
-    batching, worker = leases.Batching(max_jobs=3, max_tokens=10_000), registry.register()
+    batching, worker = claims.Batching(max_jobs=3, max_tokens=10_000), registry.register()
     with registry.runtime.platform() as session:
-        held = leases.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=worker, batching=batching)
+        held = claims.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=worker, batching=batching)
     assert [each.job for each in held] == [first, small]
     # Each is charged for half of the worker.
     assert [record.details["batch_jobs"] for record in department.audited("job.claimed")] == [2, 2]

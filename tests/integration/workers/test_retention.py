@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from domain.digests import Manifest, ManifestFile, digest_of
 from domain.jobs import JobState
-from services import leases, retention, usage
+from services import claims, leases, retention, usage
 from storage.errors import StorageUnavailable
 from storage.keys import Key
 from storage.listing import StoredPage
@@ -62,23 +62,23 @@ def put_blob(department: Any, content: bytes) -> Key:
     return put(department, Key.blob(department.id, digest_of(content)), content)
 
 
-def put_checkpoint(department: Any, held: leases.Claim, step: int) -> Manifest:
+def put_checkpoint(department: Any, held: claims.Claim, step: int) -> Manifest:
     """A checkpoint's objects, which no row names yet."""
     content = b"state of step %d" % step
     put(department, Key.checkpoint(department.id, held.job, epoch=held.epoch, step=step, name="state"), content)
     return Manifest.of([ManifestFile(path="state", bytes=len(content), digest=digest_of(content))])
 
 
-def record(department: Any, held: leases.Claim, step: int) -> None:
+def record(department: Any, held: claims.Claim, step: int) -> None:
     """A checkpoint, stored and entered; what it outlives is left to the sweeper."""
     manifest = put_checkpoint(department, held, step)
     with department.runtime.department(department.id) as session:
         leases.record_checkpoint(session, held, step=step, manifest=manifest, metrics={})
 
 
-def claim(department: Any, job: UUID) -> leases.Claim:
+def claim(department: Any, job: UUID) -> claims.Claim:
     with department.runtime.department(department.id) as session:
-        held = leases.claim(session, job, worker="of a test", lease_s=600)
+        held = claims.claim(session, job, worker="of a test", lease_s=600)
     assert held
     return held
 

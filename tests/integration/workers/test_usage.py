@@ -16,8 +16,9 @@ from domain.jobs import MAX_STALLS, JobState
 from domain.refusals import LeaseLost
 from domain.usage import Rate
 from models_db.usage import UsageRecord
-from services import leases
-from services.leases import Claim, JobError
+from services import claims, leases
+from services.claims import Claim
+from services.leases import JobError
 from tests.integration.workers.registry import FACTS
 from workers.presence import Presence
 
@@ -27,7 +28,7 @@ BROKEN = JobError("worker_crash", "It crashed.")
 
 def claim(department: Any, job: UUID, rate: Rate = RATE) -> Claim:
     with department.runtime.department(department.id) as session:
-        held = leases.claim(session, job, worker="w", lease_s=60, rate=rate)
+        held = claims.claim(session, job, worker="w", lease_s=60, rate=rate)
         assert held
         return held
 

@@ -6,7 +6,7 @@ from uuid import UUID
 from domain.waiting import Waiting, WaitingCode
 from models_db.departments import Department
 from models_db.jobs import Job
-from services import jobs, leases, waiting, workers
+from services import claims, jobs, leases, waiting, workers
 from tests.integration.workers.registry import GIB, OPERATOR, Registry
 
 
@@ -39,7 +39,7 @@ def test_a_job_tells_why_it_waits_from_its_submit_to_its_start(department: Any, 
     assert found
     assert (found.code, found.position) == (WaitingCode.STARTING, 2)
     with department.runtime.department(department.id) as session:
-        assert leases.claim(session, ahead, worker="w", lease_s=60, worker_id=larger)
+        assert claims.claim(session, ahead, worker="w", lease_s=60, worker_id=larger)
     assert reason(department, ahead) is None
     found = reason(department, job)
     assert found
@@ -71,7 +71,7 @@ def test_a_department_at_its_limit_runs_no_more_and_says_so(department: Any, reg
     claims = []
     for each in (worker, other):
         with registry.runtime.platform() as session:
-            claims += leases.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=each)
+            claims += claims.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=each)
     assert [held.job for held in claims] == [first]
     found = reason(department, second)
     assert found

@@ -14,7 +14,7 @@ from models_db.jobs import Job
 from runtime import logs, wiring
 from runtime.settings import load
 from services import leases
-from services.leases import Claim
+from services.claims import Claim
 from workers.engine_process import Launcher
 from workers.fence import Fence
 from workers.training import Worker
