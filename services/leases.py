@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import exists, func, select, text, update
 from sqlalchemy.orm import Session
 
 from domain import access
@@ -113,6 +113,10 @@ def record_checkpoint(
     Older ones than the one before it are marked as erased; the caller removes their objects after the commit.
     """
     job = hold(session, held)
+    entered = (JobCheckpoint.job_id == job.id, JobCheckpoint.epoch == held.epoch, JobCheckpoint.step == step)
+    if session.scalar(select(exists().where(*entered))):
+        # The answer to its commit was lost.
+        return []
     checkpoint = JobCheckpoint(
         department_id=job.department_id,
         job_id=job.id,

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from domain.jobs import JobState
 from services import claims, leases
@@ -203,6 +204,37 @@ class FailsEverySecondTime:
             return getattr(self._objects, verb)(*arguments)
 
         return call
+
+
+def test_a_checkpoint_whose_commit_was_not_answered_is_entered_once(
+    department: Any, fake: Any, monkeypatch: Any
+) -> None:
+    job = department.submit_queued(steps=20, checkpoint_every=10)
+    lost = LosesFirstAnswer(leases.record_checkpoint, department)
+    monkeypatch.setattr("workers.checkpoints.leases.record_checkpoint", lost)
+    monkeypatch.setattr("workers.checkpoints.RETRY_AFTER_S", 0.0)
+    assert department.worker(fake("slow")).run_next()
+    assert lost.repeated
+    assert (state_of(department, job), department.job(job).epoch) == (JobState.SUCCEEDED, 1)
+    assert [checkpoint.step for checkpoint in department.checkpoints(job)] == [10]
+    assert len(department.audited("job.checkpointed")) == 1
+
+
+class LosesFirstAnswer:
+    """Enters a checkpoint in a transaction of its own, and then says that the database is away: once."""
+
+    def __init__(self, record: Any, department: Any) -> None:
+        self._record, self._department, self._first = record, department, None
+        self.repeated = False
+
+    def __call__(self, session: Any, held: Any, **checkpoint: Any) -> Any:
+        if self._first is None:
+            self._first = checkpoint["step"]
+            with self._department.runtime.department(held.department) as own:
+                self._record(own, held, **checkpoint)
+            raise OperationalError("COMMIT", None, ConnectionResetError())
+        self.repeated |= checkpoint["step"] == self._first
+        return self._record(session, held, **checkpoint)
 
 
 def test_inputs_that_are_gone_fail_the_job(department: Any, fake: Any) -> None:
