@@ -9,10 +9,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from sqlalchemy import create_engine, text
 
+from chaos.proxy import Fault, of_url
+from domain import failpoints
+from domain.failpoints import FailPoint
 from domain.keys import new_key
 from runtime.settings import Settings
-from tests.integration.conftest import Department, official_client, rows
+from tests.integration.conftest import Database, Department, official_client, rows
 
 
 def free_port() -> int:
@@ -94,6 +98,46 @@ def test_without_the_database_nothing_is_served_and_nothing_is_told(api_with: Ca
         assert "127.0.0.1" not in answer.text
         assert client.get(url.removesuffix("/v1") + "/readyz").json()["database"] == "down"
         assert client.get(url.removesuffix("/v1") + "/healthz").json() == {"status": "ok"}
+
+
+def test_what_cannot_be_told_does_not_happen(
+    department: Department, base_model: str, database: Database, unchanged: Callable[..., Any]
+) -> None:
+    file = department.upload(rows(4, salt=8))
+    admin = create_engine(database.admin_url, isolation_level="AUTOCOMMIT")
+    told = "FUNCTION audit_append {} tsugiki_app"
+    with admin.connect() as connection, department.http() as http, unchanged():
+        connection.execute(text(f"REVOKE EXECUTE ON {told.format('FROM')}"))
+        try:
+            answer = http.post("/fine_tuning/jobs", json={"model": base_model, "training_file": file})
+        finally:
+            connection.execute(text(f"GRANT EXECUTE ON {told.format('TO')}"))
+    admin.dispose()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+
+
+def test_a_submit_whose_commit_was_not_answered_is_one_job(
+    department: Department, base_model: str, settings: Settings, api_with: Callable[..., str]
+) -> None:
+    file, database = department.upload(rows(4, salt=9)), settings.database_url.get_secret_value()
+    with of_url(database) as proxy:
+        client = official_client(api_with(database_url=proxy.url(database)), department.trainer.key)
+        losing = [Fault(lose_reply_to=b"COMMIT", times=1)]
+
+        def reached(point: FailPoint) -> None:
+            if point is FailPoint.SUBMIT_IN_TX and losing:
+                proxy.break_(losing.pop())
+
+        failpoints.arm(reached)
+        try:
+            job = client.with_options(max_retries=2).fine_tuning.jobs.create(
+                model=base_model, training_file=file, metadata={"lost": "reply"}
+            )
+        finally:
+            failpoints.disarm()
+        assert proxy.hits == 1
+    found = department.client().fine_tuning.jobs.list(extra_query={"metadata[lost]": "reply"})
+    assert [listed.id for listed in found] == [job.id]
 
 
 def test_a_healthy_service_is_ready(api_url: str) -> None:
