@@ -75,7 +75,8 @@ def _death_signal() -> None:
     start = ChildProcess.start
 
     def unbound(child: ChildProcess) -> None:
-        child.death_signal = signal.SIGCONT
+        # Ignored by whoever does not ask for it.
+        child.death_signal = signal.SIGWINCH
         start(child)
 
     replace(ChildProcess, "start", unbound)
