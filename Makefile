@@ -44,8 +44,9 @@ chaos: $(VENV)/.setup-dev  ## Break the whole service by a seed, and check what 
 up: $(VENV)/.setup  ## Start the whole service in the foreground, its data in .tsugiki
 	$(BIN)/tsugiki up --dir .tsugiki
 
+# Two at a time: most of them wait for servers, leases and processes. A file stays together, with what it has started.
 test: $(VENV)/.setup-dev  ## Set up, and pass every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint  ## Format, lint, types, import contracts and unit tests, in minutes
 	$(BIN)/python -m pytest tests/unit

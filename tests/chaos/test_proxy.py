@@ -75,6 +75,8 @@ def test_a_cut_resets_what_is_open_and_nothing_else(proxy: Proxy, client: socket
 
 
 def test_a_refusal_is_for_new_connections_and_ends_with_its_healing(proxy: Proxy, client: socket.socket) -> None:
+    # It is through: the proxy takes a connection a moment after the kernel has.
+    assert say(client, b"before") == b"heard before"
     proxy.break_(Fault(refuse=True))
     # Here it may come while connecting already.
     with pytest.raises(ConnectionResetError), connect(proxy) as refused:

@@ -242,3 +242,21 @@ def test_equal_priority_takes_no_ones_place(department: Any, admin: Connection) 
     with department.runtime.platform() as session:
         assert len(leases.to_preempt(session, after_s=0, half_life_s=HALF_LIFE_S)) == 1
         assert leases.to_preempt(session, after_s=3600, half_life_s=HALF_LIFE_S) == []
+
+
+def test_a_department_at_its_limit_makes_room_for_its_own_urgent_job(
+    department: Any, neighbour: Any, admin: Connection
+) -> None:
+    other = neighbour("next")
+    admin.execute(
+        text("UPDATE departments SET preempts = true, max_running_jobs = 1 WHERE id = :id"), {"id": department.id}
+    )
+    admin.commit()
+    patient = department.submit_queued()
+    assert claim_next(department) == patient
+    department.submit_queued(priority=1)
+    # Whose turn it is, is another's; but no device that is free is of use to this one.
+    other.submit_queued()
+    with department.runtime.platform() as session:
+        found = leases.to_preempt(session, after_s=0, half_life_s=HALF_LIFE_S)
+    assert found == [(patient, department.id)]

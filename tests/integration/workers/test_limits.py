@@ -17,7 +17,8 @@ def change(department: Any, **limit: Any) -> None:
 
 def claim_next(department: Any) -> Claim | None:
     with department.runtime.platform() as session:
-        return claims.claim_next(session, worker="w", lease_s=60, half_life_s=3600)
+        held = claims.claim_next(session, worker="w", lease_s=60, half_life_s=3600)
+    return held[0] if held else None
 
 
 def release(department: Any, held: Claim) -> None:
