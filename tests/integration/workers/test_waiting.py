@@ -68,14 +68,14 @@ def test_a_department_at_its_limit_runs_no_more_and_says_so(department: Any, reg
     with department.runtime.department(department.id) as session:
         session.get_one(Department, department.id).max_running_jobs = 1
     assert code(department, second) == WaitingCode.STARTING
-    claims = []
+    taken = []
     for each in (worker, other):
         with registry.runtime.platform() as session:
-            claims += claims.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=each)
-    assert [held.job for held in claims] == [first]
+            taken += claims.claim_next(session, worker="w", lease_s=60, half_life_s=3600, worker_id=each)
+    assert [held.job for held in taken] == [first]
     found = reason(department, second)
     assert found
     assert (found.code, found.position) == (WaitingCode.DEPARTMENT_LIMIT, None)
     with department.runtime.department(department.id) as session:
-        leases.release(session, claims[0])
+        leases.release(session, taken[0])
     assert code(department, second) == WaitingCode.STARTING
