@@ -37,7 +37,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP FUNCTION preemptable_jobs(double precision, double precision)")
     op.execute("DROP FUNCTION claimable_jobs(integer, double precision)")
     op.execute(_beside("0003_before.sql"))
     op.drop_index("ix_leases_ended_at", table_name="leases")

@@ -33,33 +33,12 @@ CREATE FUNCTION claimable_jobs(p_limit integer, p_half_life_s double precision)
     LIMIT p_limit
 $$;
 
--- Running jobs that should give their device to a more urgent one of their department: where the department lets them, the
--- urgent one has waited p_after_s seconds, and it is its turn. One at a time for each department.
-CREATE FUNCTION preemptable_jobs(p_after_s double precision, p_half_life_s double precision)
-    RETURNS TABLE (job_id uuid, department_id uuid)
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    SELECT least_urgent.id, d.id
-    FROM claimable_jobs(1, p_half_life_s) next
-    JOIN jobs urgent ON urgent.id = next.job_id AND urgent.queued_at <= now() - make_interval(secs => p_after_s)
-    JOIN departments d ON d.id = urgent.department_id AND d.preempts
-    CROSS JOIN LATERAL (
-        SELECT j.id FROM jobs j
-        WHERE j.department_id = d.id AND j.state = 'running' AND j.priority < urgent.priority
-            AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL
-        ORDER BY j.priority, j.started_at DESC LIMIT 1
-    ) least_urgent
-    WHERE NOT EXISTS (
-        SELECT FROM jobs j
-        WHERE j.department_id = d.id AND j.state = 'running' AND j.preempt_requested_at IS NOT NULL
-    )
-$$;
-
 DO $$
 DECLARE
     signature text;
 BEGIN
     FOREACH signature IN ARRAY ARRAY[
-        'claimable_jobs(integer, double precision)', 'preemptable_jobs(double precision, double precision)'
+        'claimable_jobs(integer, double precision)'
     ] LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO tsugiki_app', signature);

@@ -38,9 +38,10 @@ CREATE FUNCTION claimable_jobs(p_limit integer, p_half_life_s double precision, 
     LIMIT p_limit
 $$;
 
--- As revision 0003 has it; and where a department runs as many as it may, its own urgent job's turn is now: only its own
--- jobs are in the way.
-CREATE OR REPLACE FUNCTION preemptable_jobs(p_after_s double precision, p_half_life_s double precision)
+-- Running jobs that should give their device to a more urgent one of their department: where the department lets them, the
+-- urgent one has waited p_after_s seconds, and it is its turn. Where the department runs as many as it may it is its turn
+-- at once: only its own jobs are in the way. One at a time for each department.
+CREATE FUNCTION preemptable_jobs(p_after_s double precision, p_half_life_s double precision)
     RETURNS TABLE (job_id uuid, department_id uuid)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WITH held AS (
@@ -90,7 +91,8 @@ DECLARE
     signature text;
 BEGIN
     FOREACH signature IN ARRAY ARRAY[
-        'claimable_jobs(integer, double precision, uuid)', 'queue_positions(uuid[], double precision)', 'busy_workers()'
+        'claimable_jobs(integer, double precision, uuid)', 'preemptable_jobs(double precision, double precision)',
+        'queue_positions(uuid[], double precision)', 'busy_workers()'
     ] LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO tsugiki_app', signature);
