@@ -2,7 +2,8 @@
 
 The demonstration's two departments, with its rows, steps and settings. Both trainers get rank, alpha, layers, AdamW,
 its rate and its fall, clipping, batch size and number of steps alike; from each seed both start from weights and take
-rows in an order of their own.
+rows in an order of their own. Each computes as its users start it: the peer in one process on all threads, ours by a
+rank a thread, which is the service's default on a processor.
 """
 
 from collections import defaultdict
@@ -65,7 +66,8 @@ def _by_ours(bench: Bench, lesson: Lesson, folder: Path, seed: int) -> tuple[str
         optimiser=Optimiser(learning_rate=lesson.learning_rate, schedule=Schedule.LINEAR),
     )
     out = bench.new_folder()
-    finished, _ = bench.workshop.train(out, [job], compute(threads=bench.threads))
+    ranks = 1 if bench.device == "cuda" else bench.threads
+    finished, _ = bench.workshop.train(out, [job], compute(ranks=ranks, threads=bench.threads // ranks))
     return JOB_OURS, (finished, out / "out" / job.name / "adapter")
 
 
