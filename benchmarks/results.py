@@ -13,7 +13,8 @@ FOLDER = Path(__file__).resolve().parent / "results"
 
 # What each part of a benchmark finds out, by field of Results.
 PART_FIELDS = {
-    "steps": ("peaks", "steps", "losses"),
+    "steps": ("peaks", "steps"),
+    "losses": ("losses",),
     "fused": ("fused",),
     "ranks": ("ranks",),
     "jobs": ("jobs",),

@@ -6,6 +6,7 @@ from benchmarks import contract
 from benchmarks.bench import Bench, read, told
 from benchmarks.contract import compute
 from benchmarks.engines import ENGINES, Engine
+from benchmarks.process import Finished
 from benchmarks.reports import Exactness, FusedReport, Report, say
 from benchmarks.results import FusedMeasured, HeldOutLoss, StepsMeasured
 from benchmarks.steps import parse_phases
@@ -19,24 +20,18 @@ ROUND_DOCUMENTS = 150
 
 
 def measure_steps(bench: Bench) -> None:
-    """Every engine once a round, round after round, each in a process of its own; then what their adapters learned."""
-    adapters: dict[str, Path] = {}
+    """Every engine once a round, round after round, each in a process of its own."""
     for number in range(1, bench.sizes.rounds + 1):
         bench.add(peaks=bench.peaks(number))
         # There and back again: none is always the first, or always after the same one.
         for engine in ENGINES if number % 2 else ENGINES[::-1]:
             if bench.can_measure(engine):
-                adapters[engine.name] = _steps(bench, engine, number)
-    _losses(bench, adapters)
+                _measure_round(bench, engine, number)
 
 
-def _steps(bench: Bench, engine: Engine, number: int) -> Path:
-    """The folder of the adapter it ended with."""
-    phases = bench.sizes.phases.format(threads=bench.threads)
-    count = sum(phase.steps for phase in parse_phases(phases)) * engine.rows_a_step
+def _measure_round(bench: Bench, engine: Engine, number: int) -> None:
     # Documents of its own for each round: how much padding a batch needs is the luck of its draw.
-    rows = rows_of(bench, engine, (number - 1) * ROUND_DOCUMENTS, count)
-    finished, folder = bench.run(engine.module, *bench.arguments(engine, phases), *rows)
+    finished, folder = _steps(bench, engine, first=(number - 1) * ROUND_DOCUMENTS)
     report = read(Report, folder / "steps.json")
     measured = StepsMeasured(
         engine=engine.name,
@@ -50,7 +45,12 @@ def _steps(bench: Bench, engine: Engine, number: int) -> Path:
     counted = [step for step in report.steps if step.threads == 1 and not step.warm_up]
     speed = sum(step.tokens for step in counted) / sum(step.cpu_s for step in counted)
     say(f"round {number}: {engine.label}: {speed:,.0f} tokens a CPU second; {told(finished)}")
-    return folder / "adapter"
+
+
+def _steps(bench: Bench, engine: Engine, *, first: int) -> tuple[Finished, Path]:
+    phases = bench.sizes.phases.format(threads=bench.threads)
+    count = sum(phase.steps for phase in parse_phases(phases)) * engine.rows_a_step
+    return bench.run(engine.module, *bench.arguments(engine, phases), *rows_of(bench, engine, first, count))
 
 
 def rows_of(bench: Bench, engine: Engine, first: int, count: int) -> list[str]:
@@ -61,13 +61,18 @@ def rows_of(bench: Bench, engine: Engine, first: int, count: int) -> list[str]:
     return [f"--documents={bench.tokens}", f"--first={first}", f"--count={wanted}"]
 
 
-def _losses(bench: Bench, adapters: dict[str, Path]) -> None:
-    """Of the last round's adapters, on rows that no engine has trained on, by one program."""
+def measure_losses(bench: Bench) -> None:
+    """What each engine's adapter has learned after one round's steps, on rows that none has trained on."""
+    trained: dict[str, tuple[Path, int]] = {}
+    for engine in ENGINES:
+        if bench.can_measure(engine):
+            _, folder = _steps(bench, engine, first=0)
+            tokens = sum(step.tokens for step in read(Report, folder / "steps.json").steps)
+            trained[engine.name] = folder / "adapter", tokens
     folder = bench.new_folder()
+    adapters = {name: adapter for name, (adapter, _) in trained.items()}
     bench.workshop.evaluate(folder, adapters, bench.rows[-HELD_OUT:], compute(threads=bench.threads))
-    for name in adapters:
-        last = next(each for each in reversed(bench.results.steps) if each.engine == name)
-        tokens = sum(step.tokens for step in last.steps)
+    for name, (_, tokens) in trained.items():
         loss = contract.evaluation(folder, name).loss
         bench.add(losses=[HeldOutLoss(engine=name, trained_tokens=tokens, loss=loss)])
         say(f"held-out loss of {name} after {tokens} tokens: {loss:.4f}")
