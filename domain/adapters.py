@@ -6,7 +6,8 @@ from enum import StrEnum
 from domain.refusals import Invalid
 
 LATEST = "latest"
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
+_NAME = re.compile(NAME_PATTERN)
 
 
 class VersionState(StrEnum):

@@ -68,13 +68,14 @@ def refusal_of(errors: Sequence[Mapping[str, Any]]) -> Refusal:
     """The refusal of pydantic's errors, one or more: the first, with all (at most 100) as details."""
     # `"auto" or a number`: what is wrong with the number says more than that it is not "auto".
     ordered = sorted(errors[:_MAX_DETAILS], key=lambda error: error["type"] == "literal_error")
-    findings = [_finding(error) for error in ordered]
+    findings = [finding_of(error) for error in ordered]
     kind, message, param = findings[0]
     details = tuple({"message": m, "param": p, "code": k.code} for k, m, p in findings)
     return kind(message, param=param, details=details)
 
 
-def _finding(error: Mapping[str, Any]) -> tuple[type[Invalid], str, str]:
+def finding_of(error: Mapping[str, Any]) -> tuple[type[Invalid], str, str]:
+    """What one of pydantic's errors is refused as, a sentence of ours, and the field."""
     kind = _REFUSALS.get(error["type"], WrongType if error["type"].endswith(("_type", "_parsing")) else Invalid)
     # Branches of a union appear in the location under their own names; the field itself is what a caller knows.
     # A field's name may be the caller's own invention: it is shown, but not at any length.

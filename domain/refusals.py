@@ -202,6 +202,22 @@ class RoleUnknown(Invalid):
     code = "unknown_role"
 
 
+class InvalidPolicy(Invalid):
+    code = "invalid_policy"
+
+
+class PolicyWidens(Invalid):
+    """A department's document, or a retention, allows what stands above it does not."""
+
+    code = "policy_widens"
+
+
+class PolicyViolation(Invalid):
+    """The policy in force does not allow it; details are all of the reasons."""
+
+    code = "policy_violation"
+
+
 class NameTaken(Conflict):
     code = "name_taken"
 

@@ -15,7 +15,9 @@ from domain.failpoints import FailPoint
 from domain.job_requests import LoraRequest
 from domain.jobs import JobState
 from domain.plans import FailureKind, ProgressRecord
-from domain.refusals import Refusal
+from domain.policies import EvaluationRule, PolicyDocument, ceiling, check_narrows, parse
+from domain.refusals import PolicyWidens, Refusal
+from domain.verdicts import ReasonCode
 from domain.waiting import WaitingCode
 from runtime.settings import Settings
 from workers.progress import metrics_of
@@ -89,6 +91,32 @@ def test_every_way_a_job_fails_is_told() -> None:
 
 def test_every_reason_for_which_a_job_waits_is_told() -> None:
     assert set(_table("api.md", "`waiting.code`")) == set(WaitingCode)
+
+
+def test_every_reason_of_a_policy_is_told() -> None:
+    assert set(_table("policies.md", "reason")) == set(ReasonCode)
+
+
+def test_every_rule_of_a_policy_is_told() -> None:
+    sections = {name: field.annotation for name, field in PolicyDocument.model_fields.items()}
+    rules = {"format"} | {
+        f"{name}.{rule}" for name, section in sections.items() for rule in getattr(section, "model_fields", {})
+    }
+    assert set(_table("policies.md", "rule")) == rules
+    assert set(_table("policies.md", "field of a rule of `release.evaluations`")) == set(EvaluationRule.model_fields)
+
+
+def test_every_example_of_a_policy_is_one_and_the_departments_narrows_the_organisations() -> None:
+    organisation, department = (
+        (DOCS / "examples" / f"{scope}-policy.yaml").read_bytes() for scope in ("organisation", "department")
+    )
+    installation = Settings.model_fields["checkpoint_ttl_days"].default
+    check_narrows(organisation, ceiling(None, checkpoint_days=installation), whose="the installation's")
+    above = ceiling(parse(organisation), checkpoint_days=installation)
+    check_narrows(department, above, whose="the organisation's")
+    # The check is no formality: the wider of the two does not narrow the other.
+    with pytest.raises(PolicyWidens):
+        check_narrows(organisation, ceiling(parse(department), checkpoint_days=installation), whose="the department's")
 
 
 def test_every_audit_event_is_told() -> None:
