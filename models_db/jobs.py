@@ -129,7 +129,7 @@ class Lease(Table):
     expires_at: Mapped[datetime]
     # When it was ended, or had run out before that.
     ended_at: Mapped[datetime | None]
-    # finished | failed | cancelled | released | expired
+    # finished | failed | oom_killed | cancelled | released | expired
     end_reason: Mapped[str | None]
     # What an hour of one rank costs under it, from its beginning to its end.
     price_per_gpu_hour: Mapped[Decimal] = mapped_column(server_default="0")

@@ -33,7 +33,7 @@ class UsageRecord(Table):
     job_id: Mapped[UUID]
     lease_id: Mapped[UUID]
     epoch: Mapped[int]
-    # As the lease's: finished | failed | cancelled | released | expired
+    # As the lease's: finished | failed | oom_killed | cancelled | released | expired
     end_reason: Mapped[str]
     submitted_by: Mapped[UUID]
     submitted_by_type: Mapped[str]

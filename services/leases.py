@@ -25,6 +25,9 @@ from services.claims import Claim, ResumePoint, later, newest_checkpoint, tokens
 from services.jobs import close, pause, queue, tell
 from services.retention import ErasedCheckpoint, keep_newest
 
+# The error and the lease's end where the kernel killed ranks because the machine's memory was used up.
+OOM_KILLED = "oom_killed"
+
 
 @dataclass(frozen=True)
 class JobError:
@@ -215,8 +218,22 @@ def retry_or_fail(session: Session, held: Claim, error: JobError) -> None:
     if job.stalls >= MAX_STALLS and job.cancel_requested_at is None:
         _fail(session, job, held.lease, error)
         return
-    tell(session, job, f"The attempt ended: {error.message}", level="warn", data=None)
-    _requeue(session, job, held.lease, "failed")
+    _retry(session, job, held, error, reason="failed")
+
+
+def retry_once(session: Session, held: Claim, error: JobError) -> None:
+    """The attempt ended for what may have been others' doing. Try again, unless the job ended an attempt so before."""
+    job = hold(session, held)
+    ended_so_before = usage.ended_before(session, job.id, reason=error.code)
+    if job.cancel_requested_at is None and (ended_so_before or job.stalls >= MAX_STALLS):
+        _fail(session, job, held.lease, error)
+        return
+    _retry(session, job, held, error, reason=error.code)
+
+
+def _retry(session: Session, job: Job, held: Claim, error: JobError, *, reason: str) -> None:
+    tell(session, job, f"The attempt ended: {error.message}", level="warn")
+    _requeue(session, job, held.lease, reason)
 
 
 def fail(session: Session, held: Claim, error: JobError) -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import exists, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -71,6 +71,11 @@ def ranks_before(session: Session, job: UUID) -> int | None:
     return session.scalar(
         select(UsageRecord.ranks).where(UsageRecord.job_id == job).order_by(UsageRecord.epoch.desc()).limit(1)
     )
+
+
+def ended_before(session: Session, job: UUID, *, reason: str) -> bool:
+    """Whether a lease of the job has ended for this reason."""
+    return bool(session.scalar(select(exists().where(UsageRecord.job_id == job, UsageRecord.end_reason == reason))))
 
 
 # --- storage ----------------------------------------------------------------------------------------------------------

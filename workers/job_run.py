@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from domain.failpoints import FailPoint, failpoint
-from domain.plans import Compute, ControlRecord, RunFailure, RunPlan, RunReport, RunStopped
+from domain.plans import Compute, ControlRecord, FailureKind, RunFailure, RunPlan, RunReport, RunStopped
 from runtime.wiring import Runtime
 from services import blobs
 from services.claims import Claim, ResumePoint
@@ -124,7 +124,9 @@ class JobRun:
             return self._finish(compute, trained)
         # Whatever ended the ranks, what they had reached is kept.
         Patience(self._fence.pause).insist(self._uploads.upload_newest)
-        if failure := self._workspace.read_result(RunFailure, self._run_id, "failure.json"):
+        failure = self._workspace.read_result(RunFailure, self._run_id, "failure.json")
+        # A rank can say that its peer is gone, and not who killed it.
+        if failure and not (failure.kind is FailureKind.CRASH and ended.for_memory):
             return verdicts.of_failure(self.held, failure, self._resume)
         # Ranks also stop by themselves when somebody ends all processes of a machine.
         stopped = self._workspace.read_result(RunStopped, self._run_id, "stopped.json")

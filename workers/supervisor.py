@@ -11,6 +11,7 @@ from runtime.processes import ChildProcess
 from runtime.settings import Settings
 from workers.engine_process import kill
 from workers.fence import Fence
+from workers.oom import oom_kills
 
 TICK_S = 0.1
 
@@ -27,16 +28,23 @@ class EndedBy(StrEnum):
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended. A negative status is a signal's number."""
+    """How a process ended. A negative status is a signal's number.
+
+    for_memory: the kernel killed a process for want of memory while this one ran. Where it ended without saying why,
+    that is why: it, or a rank of it, was the one.
+    """
 
     status: int
     by: EndedBy
+    for_memory: bool = False
 
     @property
     def told(self) -> str:
         """The end in words for the department."""
         if self.by is EndedBy.HANG:
             return "The training process hung and was killed."
+        if self.for_memory:
+            return "The machine's memory was used up, and the kernel killed the training process."
         if self.status < 0:
             return f"The training process was killed by {signal.Signals(-self.status).name}."
         return f"The training process ended with status {self.status} and no result."
@@ -70,6 +78,7 @@ class Supervisor:
         follow is called all the time and says whether the process has given a sign of life.
         begin sets a process to work that has been started before.
         """
+        killed_before = oom_kills()
         if begin is None:
             child.start()
         try:
@@ -82,7 +91,7 @@ class Supervisor:
                 self._fence.check()
         finally:
             status = child.reap()
-        return Exit(status, by)
+        return Exit(status, by, for_memory=by is EndedBy.ITSELF and status != 0 and oom_kills() > killed_before)
 
     def _watch(self, child: ChildProcess, follow: Callable[[], bool], ask_to_stop: Callable[[], None]) -> EndedBy:
         by, asked_at, heard_at = EndedBy.ITSELF, 0.0, time.monotonic()

@@ -104,6 +104,8 @@ def _without(held: Claim, resume: ResumePoint) -> Verdict:
 
 def of_exit(held: Claim, ended: Exit) -> Verdict:
     """The engine wrote no result."""
+    if ended.for_memory:
+        return lambda session: leases.retry_once(session, held, JobError(leases.OOM_KILLED, ended.told))
     return crashed(held, ended.told)
 
 

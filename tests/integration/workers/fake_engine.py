@@ -1,10 +1,11 @@
 """A test double of `python -m engine`, obeying the process contract of domain/plans.py without torch.
 
 Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT, `abort_together`
-where it has several runs, `abort_late` at its second step and `abort_after_checkpoint` when it has something to lose,
-`non_finite` and `bad_checkpoint` fail, `former` writes checkpoints as the first engine did, `mute` tells nothing and
-never ends. `abort_warm` dies before it is given an order, `abort_ordered` and `mute_ordered` when it has been;
-`abort_measuring` and `mute_measuring` come to no measurement.
+where it has several runs, `abort_late` at its second step and `abort_after_checkpoint` when it has something to lose.
+`kill` dies at once of SIGKILL, `lost_rank` fails as ranks do that have lost one. `non_finite` and `bad_checkpoint`
+fail, `former` writes checkpoints as the first engine did, `mute` tells nothing and never ends. `abort_warm` dies before
+it is given an order, `abort_ordered` and `mute_ordered` when it has been; `abort_measuring` and `mute_measuring` come
+to no measurement.
 """
 
 import json
@@ -43,6 +44,8 @@ def main(arguments: list[str]) -> None:
     paths = {name: Path(value) for name, value in (word.removeprefix("--").split("=") for word in (plan, inputs, out))}
     if "abort" in behaviour:
         os.kill(os.getpid(), signal.SIGABRT)
+    if "kill" in behaviour:
+        os.kill(os.getpid(), signal.SIGKILL)
     if "abort_measuring" in behaviour and verb == "calibrate":
         os.kill(os.getpid(), signal.SIGABRT)
     if ("mute" in behaviour and verb == "train") or ("mute_measuring" in behaviour and verb == "calibrate"):
@@ -127,6 +130,9 @@ class Training:
             failure = RunFailure(kind=FailureKind.NON_FINITE_LOSS, message="The loss is no number.", step=self.step)
             self.write("failure.json", failure)
             return False
+        if "lost_rank" in self.behaviour:
+            self.write("failure.json", RunFailure(kind=FailureKind.CRASH, message="Rank 1 of 2 died."))
+            sys.exit(1)
         if self.step == self.total:
             self.finish()
             return False

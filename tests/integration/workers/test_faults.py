@@ -1,6 +1,7 @@
 """Workers that are killed, stopped or cut short, and what is left of their jobs."""
 
 import signal
+from itertools import count, repeat
 from typing import Any
 from uuid import UUID
 
@@ -116,6 +117,32 @@ def test_a_job_that_kills_its_ranks_fails_after_three_attempts_and_others_run(de
     assert "SIGABRT" in department.job(poison).error["message"]
     assert department.job(poison).epoch == 3
     assert state_of(department, good) == JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("behaviour", ["kill", "lost_rank"])
+@pytest.mark.parametrize("counted", [True, False])
+def test_ranks_killed_for_the_machines_memory_are_tried_again_once(
+    department: Any, fake: Any, monkeypatch: pytest.MonkeyPatch, *, counted: bool, behaviour: str
+) -> None:
+    # The kernel's count, as one finds it who looks before and after a process.
+    kills = count() if counted else repeat(0)
+    monkeypatch.setattr("workers.supervisor.oom_kills", lambda: next(kills))
+    job = department.submit_queued()
+    worker = department.worker(fake(behaviour))
+    assert worker.run_next()
+    assert state_of(department, job) == JobState.QUEUED
+    assert worker.run_next()
+    if not counted:
+        # The control: whoever else killed it, it is tried as often as any other.
+        assert (state_of(department, job), department.job(job).epoch) == (JobState.QUEUED, 2)
+        return
+    failed = department.job(job)
+    assert (failed.state, failed.error["code"], failed.epoch) == (JobState.FAILED, "oom_killed", 2)
+    assert "memory was used up" in failed.error["message"]
+    lucky = department.submit_queued()
+    assert worker.run_next()
+    assert department.worker(fake()).run_next()
+    assert (state_of(department, lucky), department.job(lucky).epoch) == (JobState.SUCCEEDED, 2)
 
 
 def test_attempts_that_make_progress_are_not_counted(department: Any, fake: Any) -> None:
