@@ -57,6 +57,8 @@ class Permission(StrEnum):
     KEY_MANAGE_OWN = "key.manage_own"
     WORKER_READ = "worker.read"
     WORKER_MANAGE = "worker.manage"
+    WEBHOOK_READ = "webhook.read"
+    WEBHOOK_MANAGE = "webhook.manage"
     AUDIT_READ_ALL = "audit.read_all"
     AUDIT_READ_DEPARTMENT = "audit.read_department"
     AUDIT_READ_OWN = "audit.read_own"
@@ -96,6 +98,8 @@ MATRIX: dict[Permission, frozenset[Role]] = {
     Permission.KEY_MANAGE_OWN: frozenset({_V, _T, _D, _TA, _G}),
     Permission.WORKER_READ: frozenset({_P, _A}),
     Permission.WORKER_MANAGE: frozenset({_P}),
+    Permission.WEBHOOK_READ: frozenset({_TA, _P, _A}),
+    Permission.WEBHOOK_MANAGE: frozenset({_TA, _P}),
     Permission.AUDIT_READ_ALL: frozenset({_A}),
     Permission.AUDIT_READ_DEPARTMENT: frozenset({_TA, _A}),
     Permission.AUDIT_READ_OWN: frozenset({_T, _D, _TA, _A}),

@@ -52,6 +52,11 @@ class AuditEvent(StrEnum):
     VERSION_DAMAGED = "adapter.version.damaged"
     VERSION_MENDED = "adapter.version.mended"
     ALIAS_MOVED = "alias.moved"
+    WEBHOOK_CREATED = "webhook.created"
+    WEBHOOK_CHANGED = "webhook.changed"
+    WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"  # noqa: S105 - an event's name
+    WEBHOOK_DELETED = "webhook.deleted"
+    WEBHOOK_GIVEN_UP = "webhook.given_up"
     AUDIT_QUERIED = "audit.queried"
 
 

@@ -42,6 +42,8 @@ class FailPoint(StrEnum):
     EXPIRE_IN_TX = "expire.in_tx"
     EXPIRE_COMMITTED = "expire.committed"
     SWEEP_BEFORE_RING = "sweep.before_ring"
+    # Its deliverer
+    DELIVERY_ANSWERED = "delivery.answered"
 
 
 # Empty, or the one that decides. A list, so that arming replaces nothing that a module has imported.

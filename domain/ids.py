@@ -26,6 +26,8 @@ class IdKind(StrEnum):
     AUDIT_EVENT = "audit_log-"
     LEASE = "lease-"
     WORKER = "worker-"
+    WEBHOOK_ENDPOINT = "wh_"
+    OUTGOING_EVENT = "evt_"
 
 
 _HEX = re.compile(r"[0-9a-f]{32}")

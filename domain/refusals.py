@@ -198,6 +198,18 @@ class IdempotencyKeyReused(Invalid):
     code = "idempotency_key_reused"
 
 
+class ForbiddenAddress(Invalid):
+    code = "forbidden_address"
+
+
+class UnknownAddress(Invalid):
+    code = "unknown_address"
+
+
+class ReceiverSilent(Conflict):
+    code = "receiver_silent"
+
+
 class RoleUnknown(Invalid):
     code = "unknown_role"
 

@@ -8,6 +8,7 @@ from models_db.departments import ApiKey, Department, Membership, ServiceAccount
 from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
+from models_db.outgoing import OutgoingDelivery, OutgoingEvent, WebhookEndpoint
 from models_db.retention import Erasure, StorageSweep
 from models_db.usage import StorageSample, UsageRecord
 from models_db.workers import Worker
@@ -32,12 +33,15 @@ __all__ = [
     "Lease",
     "LineageEdge",
     "Membership",
+    "OutgoingDelivery",
+    "OutgoingEvent",
     "ServiceAccount",
     "StorageSample",
     "StorageSweep",
     "Table",
     "UsageRecord",
     "User",
+    "WebhookEndpoint",
     "Worker",
 ]
 
@@ -45,5 +49,6 @@ __all__ = [
 DEPARTMENT_TABLES = (
     "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "departments", "erasures", "estimates",
     "evaluations", "files", "inspections", "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges",
-    "memberships", "service_accounts", "storage_samples", "storage_sweeps", "usage_records",
+    "memberships", "outgoing_deliveries", "outgoing_events", "service_accounts", "storage_samples", "storage_sweeps",
+    "usage_records", "webhook_endpoints",
 )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.addresses import parse_networks
 from domain.plans import Device, Precision, Quantisation
 from runtime.failpoints import checked_armings
 
@@ -19,6 +20,11 @@ from runtime.failpoints import checked_armings
 # a worker's ranks could read their parent's environment.
 _SETTINGS_FD = "TSUGIKI_SETTINGS_FD"
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
+
+
+def _checked_networks(text: str | None) -> str | None:
+    parse_networks(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -125,6 +131,14 @@ class Settings(BaseSettings):
     max_training_tokens: Annotated[int, Field(ge=1)] = Field(
         default=1_000_000_000, description="Tokens of one job, over all its epochs."
     )
+    receiver_networks: Annotated[str | None, AfterValidator(_checked_networks)] = Field(
+        default=None, description="Private networks that webhooks may lead to, separated by commas: 10.1.0.0/16."
+    )
+    outgoing_kept_days: Annotated[float, Field(gt=0)] = Field(
+        default=30, description="How long it is kept what was told to whom."
+    )
+    openlineage_url: str | None = Field(default=None, description="Where each job's OpenLineage events are sent.")
+    openlineage_api_key: SecretStr | None = Field(default=None, description="Bearer token of that endpoint.")
     failpoints: Annotated[str | None, AfterValidator(checked_armings)] = Field(
         default=None, description="Points at which this process fails on purpose; for tests of faults only."
     )

@@ -16,12 +16,13 @@ from domain.audit import AuditEvent, Outcome
 from domain.digests import Digest, Manifest
 from domain.failpoints import FailPoint, failpoint
 from domain.jobs import JobState
+from domain.outgoing import OutgoingKind
 from domain.plans import EvaluationReport, RunReport
 from domain.refusals import ArtifactMissing, Denied, NotFound
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
-from services import audit, blobs, estimates, leases
+from services import audit, blobs, estimates, leases, outbox
 from services.claims import Claim
 from services.cursors import known_cursor
 from services.jobs import close, tell
@@ -153,6 +154,8 @@ def _record(session: Session, job: Job, version: AdapterVersion) -> None:
     alias = {"alias": LATEST, "number": version.number}
     audit.record(session, actor, AuditEvent.ALIAS_MOVED, resource=subject, refs=[version.adapter_id], details=alias)
     audit.record(session, actor, AuditEvent.JOB_SUCCEEDED, resource=("job", job.id), refs=[version.id])
+    outbox.announce_version(session, OutgoingKind.VERSION_REGISTERED, version)
+    outbox.announce_alias(session, LATEST, version, adapter=session.get_one(Adapter, version.adapter_id))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

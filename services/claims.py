@@ -16,6 +16,7 @@ from domain.audit import AuditEvent
 from domain.digests import Manifest
 from domain.failpoints import FailPoint, failpoint
 from domain.jobs import JobState, check_transition
+from domain.outgoing import OutgoingKind
 from domain.runs import RunSpec
 from domain.usage import UNCHARGED, Rate
 from models_db.base_models import BaseModel
@@ -23,7 +24,7 @@ from models_db.departments import Department
 from models_db.jobs import Job, JobCheckpoint, Lease
 from models_db.sessions import enter_department, take_lock
 from models_db.workers import Worker
-from services import audit, usage, workers
+from services import audit, outbox, usage, workers
 from services.base_models import manifest_of
 from services.jobs import tell
 
@@ -162,7 +163,9 @@ def claim(
     found.state, found.lease_id = JobState.RUNNING, lease.id
     found.epoch += 1
     found.stalls += 1
-    found.started_at = found.started_at or lease.acquired_at
+    if found.started_at is None:
+        found.started_at = lease.acquired_at
+        outbox.announce_job(session, OutgoingKind.JOB_STARTED, found)
     session.execute(update(Department).where(Department.id == found.department_id).values(served_at=func.now()))
     tell(session, found, f"The job is running{f', from step {resume.step}' if resume else ''}.")
     audit.record(

@@ -4,6 +4,7 @@ The message is a row's id. It says that there is work; the row says what. A lost
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -15,12 +16,18 @@ from models_db.jobs import Job
 _KEY = "nudges"
 
 
+class OutboxState(StrEnum):
+    """What there is to ring for in the outbox."""
+
+    ANNOUNCED = "announced"
+
+
 @dataclass(frozen=True)
 class Nudge:
-    """A job whose files are to be validated, or that is to be trained; or an estimate whose rows are to be counted."""
+    """What there is to do: with a job, by its state; rows of an estimate to count; an event to tell others."""
 
     subject: UUID
-    state: JobState | EstimateState
+    state: JobState | EstimateState | OutboxState
 
 
 def nudge(session: Session, job: Job) -> None:
@@ -31,6 +38,12 @@ def nudge(session: Session, job: Job) -> None:
 def nudge_estimate(session: Session, estimate: UUID) -> None:
     """Note that an estimate's rows are to be counted."""
     _note(session, Nudge(estimate, EstimateState.PENDING))
+
+
+def nudge_outbox(session: Session, event: UUID) -> None:
+    """Note that there is something to tell others. One ring is enough for all that a transaction tells."""
+    if not any(nudge.state is OutboxState.ANNOUNCED for nudge in session.info.get(_KEY, [])):
+        _note(session, Nudge(event, OutboxState.ANNOUNCED))
 
 
 def _note(session: Session, nudge: Nudge) -> None:

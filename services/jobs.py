@@ -16,15 +16,22 @@ from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind
 from domain.job_requests import FileFacts, JobRequest, check_total_steps, resolve
 from domain.jobs import TERMINAL, JobState, check_transition
+from domain.outgoing import OutgoingKind
 from domain.refusals import Conflict, IdempotencyKeyReused, Invalid, NotFound, Refusal, UnknownFile
 from models_db.base_models import BaseModel
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent
 from models_db.sessions import take_lock
-from services import audit, base_models
+from services import audit, base_models, outbox
 from services.cursors import known_cursor
 from services.doorbell import nudge
 from services.limits import LimitDefaults, against_submit
+
+_ENDED = {
+    JobState.SUCCEEDED: OutgoingKind.JOB_SUCCEEDED,
+    JobState.FAILED: OutgoingKind.JOB_FAILED,
+    JobState.CANCELLED: OutgoingKind.JOB_CANCELLED,
+}
 
 # A client that got no answer asks again within this time (the OpenAI client's longest backoff is 8 s, twice).
 RETRY_WINDOW_S = 60
@@ -368,12 +375,13 @@ def queue(session: Session, job: Job) -> None:
 
 
 def close(session: Session, job: Job, state: JobState) -> None:
-    """Move a locked job into a terminal state. Raises AlreadyFinished or Conflict where the table forbids it."""
+    """Move a locked job into a terminal state, and tell who wants to hear. Raises AlreadyFinished or Conflict."""
     check_transition(JobState(job.state), state)
     # Asked for first: a query writes what was assigned so far, and half of this is not a state a job may be in.
     now = session.scalar(select(func.now()))
     job.state, job.finished_at, job.lease_id = state, now, None
     session.flush()
+    outbox.announce_job(session, _ENDED[state], job)
 
 
 def tell(

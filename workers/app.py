@@ -15,9 +15,10 @@ from celery import signals
 
 from domain.jobs import JobState
 from runtime import logs, wiring
-from runtime.queue import COUNT_TASK, SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK, ring
+from runtime.queue import COUNT_TASK, DELIVER_TASK, SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK, ring
 from runtime.settings import load
 from services.doorbell import Nudge
+from workers.deliveries import Deliverer
 from workers.retention import StorageSweep
 from workers.sweeper import sweep
 from workers.training import Worker
@@ -32,6 +33,7 @@ app = runtime.queue
 # One process, one thing at a time: the ranks are processes of their own, and must be started by its main thread.
 app.conf.worker_pool = "solo"
 storage = StorageSweep(runtime)
+deliverer = Deliverer(runtime)
 worker = Worker(runtime, f"{socket.gethostname()}:{os.getpid()}", threading.Event())
 
 
@@ -50,8 +52,9 @@ def train(job_id: str) -> None:
 
 
 def sweep_once() -> None:
-    """Lost leases and unrung jobs; and, beside them, a portion of the object store."""
+    """Lost leases and unrung jobs; and, beside them, a portion of the object store, and what others are to be told."""
     storage.begin()
+    deliverer.begin()
     sweep(runtime)
 
 
@@ -70,6 +73,7 @@ _task(TRAIN_TASK, train)
 _task(VALIDATE_TASK, lambda job_id: validate(runtime, UUID(job_id)))
 _task(COUNT_TASK, lambda estimate_id: count(runtime, UUID(estimate_id)))
 _task(SWEEP_TASK, sweep_once)
+_task(DELIVER_TASK, lambda _event_id: deliverer.begin())
 
 
 def end() -> None:

@@ -18,6 +18,7 @@ from api.routes import (
     service_accounts,
     usage,
     users,
+    webhooks,
     workers,
 )
 
@@ -25,5 +26,5 @@ from api.routes import (
 ROUTERS = (
     principals.router, models.router, base_models.router, files.router, jobs.router, estimates.router, adapters.router,
     lineage.router, departments.router, users.router, members.router, service_accounts.router, keys.router,
-    limits.router, usage.router, costs.router, audit.router, workers.router,
+    limits.router, usage.router, costs.router, audit.router, webhooks.router, workers.router,
 )  # fmt: skip

@@ -29,6 +29,7 @@ from models_db.departments import ApiKey, Department, Membership, ServiceAccount
 from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
+from models_db.outgoing import OutgoingDelivery, OutgoingEvent, WebhookEndpoint
 from models_db.retention import Erasure, StorageSweep
 from models_db.tables import DEPARTMENT_TABLES, Table
 from models_db.usage import StorageSample, UsageRecord
@@ -41,6 +42,7 @@ DEFINER_FUNCTIONS = {
     "audit_append",
     "authenticate_key",
     "busy_workers",
+    "claim_deliveries",
     "claimable_jobs",
     "departments_to_sample",
     "departments_to_warn",
@@ -48,7 +50,9 @@ DEFINER_FUNCTIONS = {
     "estimate_department",
     "estimates_to_nudge",
     "expired_leases",
+    "fan_out_events",
     "forget_estimates",
+    "forget_outgoing_events",
     "job_department",
     "jobs_to_nudge",
     "list_departments",
@@ -186,6 +190,14 @@ def _furnish(app: Engine, name: str) -> UUID:
                 ),
             ]
         )  # fmt: skip
+        told = OutgoingEvent(department_id=department, kind="alias.moved", subject_id=version.id, data={})
+        endpoint = WebhookEndpoint(
+            department_id=department, name="ours", url="https://example.org/", event_types=["alias.moved"],
+            secret=b"3", created_by=user.id,
+        )  # fmt: skip
+        session.add_all([told, endpoint])
+        session.flush()
+        session.add(OutgoingDelivery(department_id=department, event_id=told.id, receiver=endpoint.id))
         audit.record(session, access.system(department), AuditEvent.JOB_SUBMITTED, resource=("job", job.id))
     return department
 
@@ -273,7 +285,7 @@ def test_a_row_cannot_refer_to_another_departments(
 def test_every_kind_of_reference_is_tried() -> None:
     assert {table for table, _column, _referred in REFERENCES} == {
         "adapter_versions", "aliases", "api_keys", "evaluations", "job_checkpoints", "job_events", "jobs",
-        "usage_records",
+        "outgoing_deliveries", "usage_records",
     }  # fmt: skip
 
 

@@ -19,7 +19,8 @@ WITHOUT_ID = {
     "POST /v1/fine_tuning/jobs", "GET /v1/adapters", "GET /v1/organization/projects", "POST /v1/organization/projects",
     "POST /v1/estimates", "GET /v1/estimates/accuracy",
     "GET /v1/organization/users", "POST /v1/organization/users", "GET /v1/organization/audit_logs",
-    "GET /v1/organization/costs", "GET /v1/usage",
+    "GET /v1/organization/costs", "GET /v1/usage", "GET /v1/webhook_event_types", "GET /v1/webhook_endpoints",
+    "POST /v1/webhook_endpoints",
 }  # fmt: skip
 # No department's. Base models are the organisation's: every department sees all of them, and none may change one.
 SHARED = {
@@ -40,6 +41,9 @@ BODIES: dict[str, dict[str, object]] = {
         "interval": "month",
         "threshold_amount": 1,
     },
+    "POST /v1/webhook_endpoints/{endpoint_id}": {"name": "other"},
+    "POST /v1/webhook_endpoints/{endpoint_id}/rotate_secret": {},
+    "POST /v1/webhook_endpoints/{endpoint_id}/test": {"event_type": "fine_tuning.job.failed"},
 }
 
 
@@ -67,11 +71,15 @@ def ids_of(finished: Finished) -> dict[str, str]:
     with department.http(department.admin) as admin:
         base = f"/organization/projects/{department.id}"
         account = admin.post(f"{base}/service_accounts", json={"name": "robot"}).raise_for_status().json()
+        # Nothing is sent to it: no deliverer runs.
+        hook = {"name": "ours", "url": "https://93.184.215.14/", "event_types": ["fine_tuning.job.failed"]}
+        endpoint = admin.post("/webhook_endpoints", json=hook).raise_for_status().json()
     return {
         "file_id": finished.file, "job_id": finished.job, "estimate_id": estimate_of(finished),
         "name": finished.adapter, "reference": "1",
         "object_id": finished.version, "model": finished.model, "project_id": department.id,
         "user_id": department.trainer.id, "service_account_id": account["id"], "key_id": account["api_key"]["id"],
+        "endpoint_id": endpoint["id"],
     }  # fmt: skip
 
 
@@ -88,7 +96,7 @@ def invented() -> dict[str, str]:
         "file_id": IdKind.FILE, "job_id": IdKind.JOB, "estimate_id": IdKind.ESTIMATE,
         "object_id": IdKind.ADAPTER_VERSION,
         "project_id": IdKind.DEPARTMENT, "user_id": IdKind.USER, "service_account_id": IdKind.SERVICE_ACCOUNT,
-        "key_id": IdKind.API_KEY,
+        "key_id": IdKind.API_KEY, "endpoint_id": IdKind.WEBHOOK_ENDPOINT,
     }  # fmt: skip
     made = {name: public_id(kind, uuid4()) for name, kind in kinds.items()}
     return made | {"name": "nobody", "reference": "1", "model": f"ft:tiny:acme:nobody:{uuid4().hex}"}
