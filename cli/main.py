@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cli import (
+    access,
     adapters,
     audit,
     base_models,
@@ -128,6 +129,7 @@ NOUNS = {
 }
 for name, noun in NOUNS.items():
     app.add_typer(noun, name=name, no_args_is_help=True)
+app.command()(access.access)
 app.command()(lineage.lineage)
 app.command()(audit.audit)
 app.command()(usage.usage)

@@ -1,14 +1,22 @@
-"""Who may do what, as one table. Roles are held in a department, or on the platform by its operator and auditor."""
+"""Who may do what and how far, as one table.
 
+Roles are held in a department, or on the platform by its operators and auditors.
+"""
+
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from domain.refusals import Denied, RoleUnknown, SeparationOfDuties
+from domain.refusals import Denied, RoleUnknown, ScopeUnknown, SeparationOfDuties
 
 
 class Role(StrEnum):
-    """What a principal is in a department; OPERATOR and AUDITOR stand outside all departments."""
+    """What a principal is in a department; OPERATOR and AUDITOR stand outside all departments.
+
+    WORKER is Tsugiki's own process under a lease, BREAK_GLASS a session that two people opened for an emergency: nobody
+    holds either for long, and nobody gives them.
+    """
 
     VIEWER = "viewer"
     TRAINER = "trainer"
@@ -18,21 +26,40 @@ class Role(StrEnum):
     INFERENCE = "inference"
     OPERATOR = "operator"
     AUDITOR = "auditor"
+    WORKER = "worker"
+    BREAK_GLASS = "break_glass"
 
 
 PLATFORM_ROLES = frozenset({Role.OPERATOR, Role.AUDITOR})
-DEPARTMENT_ROLES = frozenset(Role) - PLATFORM_ROLES
+PASSING_ROLES = frozenset({Role.WORKER, Role.BREAK_GLASS})
+DEPARTMENT_ROLES = frozenset(Role) - PLATFORM_ROLES - PASSING_ROLES
+
+
+class Reach(StrEnum):
+    """How far a permission goes, from the least to the most."""
+
+    # What the principal itself submitted, made or holds.
+    OWN = "own"
+    # What somebody granted to the principal, by name and for a time.
+    GRANTED = "granted"
+    # Of whichever department the request names: states, numbers and digests, and no text of its people's.
+    METADATA = "metadata"
+    # All of the department that the request acts in.
+    DEPARTMENT = "department"
+    # What stands outside departments, and what an operator or auditor does in any of them.
+    PLATFORM = "platform"
 
 
 class Permission(StrEnum):
     """One thing that can be allowed, `noun.verb`."""
 
+    PRINCIPAL_READ = "principal.read"
     JOB_READ = "job.read"
     JOB_SUBMIT = "job.submit"
-    JOB_CANCEL_OWN = "job.cancel_own"
-    JOB_CANCEL_ANY = "job.cancel_any"
+    JOB_CANCEL = "job.cancel"
     FILE_READ = "file.read"
     FILE_READ_CONTENT = "file.read_content"
+    FILE_GRANT = "file.grant"
     FILE_UPLOAD = "file.upload"
     FILE_DELETE = "file.delete"
     BASE_MODEL_READ = "base_model.read"
@@ -40,8 +67,13 @@ class Permission(StrEnum):
     ADAPTER_READ = "adapter.read"
     ADAPTER_DOWNLOAD = "adapter.download"
     ADAPTER_DOWNLOAD_APPROVED = "adapter.download_approved"
+    SHARE_READ = "share.read"
+    SHARE_REQUEST = "share.request"
+    SHARE_APPROVE = "share.approve"
+    SHARE_END = "share.end"
     LINEAGE_READ = "lineage.read"
     DEPARTMENT_CREATE = "department.create"
+    DEPARTMENT_CLOSE = "department.close"
     DEPARTMENT_LIST = "department.list"
     DEPARTMENT_READ = "department.read"
     QUOTA_READ = "quota.read"
@@ -54,7 +86,14 @@ class Permission(StrEnum):
     USER_READ = "user.read"
     KEY_READ = "key.read"
     KEY_MANAGE = "key.manage"
-    KEY_MANAGE_OWN = "key.manage_own"
+    KEY_MANAGE_FIRST = "key.manage_first"
+    ROLE_READ = "role.read"
+    ROLE_GRANT = "role.grant"
+    ROLE_CLAIM = "role.claim"
+    BREAK_GLASS_READ = "break_glass.read"
+    BREAK_GLASS_REQUEST = "break_glass.request"
+    BREAK_GLASS_OPEN = "break_glass.open"
+    BREAK_GLASS_CLOSE = "break_glass.close"
     WORKER_READ = "worker.read"
     WORKER_MANAGE = "worker.manage"
     WEBHOOK_READ = "webhook.read"
@@ -66,43 +105,83 @@ class Permission(StrEnum):
 
 _V, _T, _D, _TA = Role.VIEWER, Role.TRAINER, Role.DATA_STEWARD, Role.DEPARTMENT_ADMIN
 _G, _I, _P, _A = Role.APPROVER, Role.INFERENCE, Role.OPERATOR, Role.AUDITOR
+_W, _B = Role.WORKER, Role.BREAK_GLASS
 
-MATRIX: dict[Permission, frozenset[Role]] = {
-    Permission.JOB_READ: frozenset({_V, _T, _D, _TA, _G, _A, _P}),
-    Permission.JOB_SUBMIT: frozenset({_T}),
-    Permission.JOB_CANCEL_OWN: frozenset({_T, _TA, _P}),
-    Permission.JOB_CANCEL_ANY: frozenset({_TA, _P}),
-    Permission.FILE_READ: frozenset({_V, _T, _D, _TA, _G}),
-    Permission.FILE_READ_CONTENT: frozenset({_D}),
-    Permission.FILE_UPLOAD: frozenset({_T, _D}),
-    Permission.FILE_DELETE: frozenset({_D}),
-    Permission.BASE_MODEL_READ: frozenset(Role),
-    Permission.BASE_MODEL_REGISTER: frozenset({_P}),
-    Permission.ADAPTER_READ: frozenset({_V, _T, _D, _TA, _G, _I, _A, _P}),
-    Permission.ADAPTER_DOWNLOAD: frozenset({_T, _TA}),
-    Permission.ADAPTER_DOWNLOAD_APPROVED: frozenset({_T, _TA, _I}),
-    Permission.LINEAGE_READ: frozenset({_V, _T, _D, _TA, _G, _A}),
-    Permission.DEPARTMENT_CREATE: frozenset({_P}),
-    Permission.DEPARTMENT_LIST: frozenset({_P, _A}),
-    Permission.DEPARTMENT_READ: frozenset(Role),
-    Permission.QUOTA_READ: frozenset({_TA, _P, _A}),
-    Permission.QUOTA_SET: frozenset({_P}),
-    Permission.USAGE_READ: frozenset({_TA, _P, _A}),
-    Permission.MEMBER_READ: frozenset({_TA, _P, _A}),
-    Permission.MEMBER_MANAGE: frozenset({_TA}),
-    Permission.MEMBER_NAME_FIRST_ADMIN: frozenset({_TA, _P}),
-    Permission.USER_CREATE: frozenset({_TA, _P}),
-    Permission.USER_READ: frozenset({_TA, _P, _A}),
-    Permission.KEY_READ: frozenset({_TA, _P, _A}),
-    Permission.KEY_MANAGE: frozenset({_TA}),
-    Permission.KEY_MANAGE_OWN: frozenset({_V, _T, _D, _TA, _G}),
-    Permission.WORKER_READ: frozenset({_P, _A}),
-    Permission.WORKER_MANAGE: frozenset({_P}),
-    Permission.WEBHOOK_READ: frozenset({_TA, _P, _A}),
-    Permission.WEBHOOK_MANAGE: frozenset({_TA, _P}),
-    Permission.AUDIT_READ_ALL: frozenset({_A}),
-    Permission.AUDIT_READ_DEPARTMENT: frozenset({_TA, _A}),
-    Permission.AUDIT_READ_OWN: frozenset({_T, _D, _TA, _A}),
+
+def _own(*roles: Role) -> dict[Role, Reach]:
+    return dict.fromkeys(roles, Reach.OWN)
+
+
+def _granted(*roles: Role) -> dict[Role, Reach]:
+    return dict.fromkeys(roles, Reach.GRANTED)
+
+
+def _metadata(*roles: Role) -> dict[Role, Reach]:
+    return dict.fromkeys(roles, Reach.METADATA)
+
+
+def _department(*roles: Role) -> dict[Role, Reach]:
+    return dict.fromkeys(roles, Reach.DEPARTMENT)
+
+
+def _platform(*roles: Role) -> dict[Role, Reach]:
+    return dict.fromkeys(roles, Reach.PLATFORM)
+
+
+# A role that is not named may not.
+MATRIX: dict[Permission, dict[Role, Reach]] = {
+    Permission.PRINCIPAL_READ: _own(*Role),
+    Permission.JOB_READ: _department(_V, _T, _D, _TA, _G, _B) | _metadata(_A, _P) | _own(_W),
+    Permission.JOB_SUBMIT: _department(_T),
+    Permission.JOB_CANCEL: _own(_T) | _department(_TA, _B) | _platform(_P),
+    Permission.FILE_READ: _department(_V, _T, _D, _TA, _G, _B) | _own(_W),
+    Permission.FILE_READ_CONTENT: _department(_D, _B) | _granted(_T) | _own(_W),
+    Permission.FILE_GRANT: _department(_D),
+    Permission.FILE_UPLOAD: _department(_T, _D),
+    Permission.FILE_DELETE: _department(_D),
+    Permission.BASE_MODEL_READ: _platform(*Role),
+    Permission.BASE_MODEL_REGISTER: _platform(_P),
+    Permission.ADAPTER_READ: _department(_V, _T, _D, _TA, _G, _I, _B) | _metadata(_A, _P),
+    Permission.ADAPTER_DOWNLOAD: _department(_T, _TA, _B) | _own(_W),
+    Permission.ADAPTER_DOWNLOAD_APPROVED: _department(_T, _TA, _I, _B),
+    Permission.SHARE_READ: _department(_TA, _G, _B) | _metadata(_A),
+    Permission.SHARE_REQUEST: _department(_TA),
+    Permission.SHARE_APPROVE: _department(_G),
+    # Stopping takes one.
+    Permission.SHARE_END: _department(_TA, _G, _B),
+    Permission.LINEAGE_READ: _department(_V, _T, _D, _TA, _G, _B) | _metadata(_A),
+    Permission.DEPARTMENT_CREATE: _platform(_P),
+    Permission.DEPARTMENT_CLOSE: _platform(_P),
+    Permission.DEPARTMENT_LIST: _platform(_P, _A),
+    Permission.DEPARTMENT_READ: _department(_V, _T, _D, _TA, _G, _I, _W, _B) | _platform(_P, _A),
+    Permission.QUOTA_READ: _department(_TA, _B) | _platform(_P, _A),
+    Permission.QUOTA_SET: _department(_B) | _platform(_P),
+    Permission.USAGE_READ: _department(_TA, _B) | _platform(_P, _A),
+    Permission.MEMBER_READ: _department(_TA) | _platform(_P, _A),
+    Permission.MEMBER_MANAGE: _department(_TA),
+    Permission.MEMBER_NAME_FIRST_ADMIN: _department(_TA) | _platform(_P),
+    Permission.USER_CREATE: _department(_TA) | _platform(_P),
+    Permission.USER_READ: _department(_TA) | _platform(_P, _A),
+    Permission.KEY_READ: _department(_TA) | _platform(_P, _A),
+    # An approver's own key is the approver's alone to make: who holds it, decides.
+    Permission.KEY_MANAGE: _own(_V, _T, _D, _G) | _department(_TA),
+    Permission.KEY_MANAGE_FIRST: _platform(_P),
+    Permission.ROLE_READ: _department(_TA) | _platform(_P, _A),
+    # Approver, operator and auditor: two operators where there are two.
+    Permission.ROLE_GRANT: _platform(_P),
+    Permission.ROLE_CLAIM: _own(_V, _T, _D, _TA, _G),
+    Permission.BREAK_GLASS_READ: _own(_B) | _department(_TA) | _platform(_P, _A),
+    Permission.BREAK_GLASS_REQUEST: _platform(_P),
+    # By somebody else than the one who asked.
+    Permission.BREAK_GLASS_OPEN: _department(_TA) | _platform(_P),
+    Permission.BREAK_GLASS_CLOSE: _own(_B) | _department(_TA) | _platform(_P),
+    Permission.WORKER_READ: _platform(_P, _A),
+    Permission.WORKER_MANAGE: _platform(_P),
+    Permission.WEBHOOK_READ: _department(_TA) | _platform(_P, _A),
+    Permission.WEBHOOK_MANAGE: _department(_TA) | _platform(_P),
+    Permission.AUDIT_READ_ALL: _platform(_A),
+    Permission.AUDIT_READ_DEPARTMENT: _department(_TA, _G, _B) | _platform(_A),
+    Permission.AUDIT_READ_OWN: _own(_T, _D, _TA, _A),
 }
 
 
@@ -118,7 +197,8 @@ class PrincipalType(StrEnum):
 class Principal:
     """Who acts, in which department, with which roles, in which request.
 
-    department is None for the platform's own keys, unless the request chose one.
+    department is None for the platform's own keys, unless the request chose one. scopes are what the key was made for;
+    None for everything that the roles allow. answered_for_by is the person who answers for a service account.
     """
 
     type: PrincipalType
@@ -128,16 +208,58 @@ class Principal:
     roles: frozenset[Role]
     request_id: str | None = None
     source_ip: str | None = None
+    scopes: frozenset[Permission] | None = None
+    answered_for_by: UUID | None = None
+
+    @property
+    def human(self) -> UUID | None:
+        """The person behind the key: who must not decide what they asked for. None for the platform's first keys."""
+        return self.id if self.type is PrincipalType.USER else self.answered_for_by
+
+    def reach(self, permission: Permission) -> Reach | None:
+        """How far one of the roles allows it, within the key's scopes; None where they do not."""
+        # What a key is, it may always ask.
+        if self.scopes is not None and permission not in {*self.scopes, Permission.PRINCIPAL_READ}:
+            return None
+        return reach_of(self.roles, permission)
 
     def may(self, permission: Permission) -> bool:
-        """Whether one of the roles allows it."""
-        return not self.roles.isdisjoint(MATRIX[permission])
+        """Whether one of the roles, and the key's scopes, allow it at all."""
+        return self.reach(permission) is not None
+
+    def may_all(self, permission: Permission) -> bool:
+        """Whether it is allowed beyond what is the principal's own or was granted to it."""
+        return self.reach(permission) not in {None, Reach.OWN, Reach.GRANTED}
+
+
+def reach_of(roles: Collection[Role], permission: Permission) -> Reach | None:
+    """The furthest that one of the roles goes; None where none of them may."""
+    row = MATRIX[permission]
+    return max((row[role] for role in roles if role in row), key=tuple(Reach).index, default=None)
+
+
+def permissions_of(roles: Collection[Role]) -> frozenset[Permission]:
+    """Everything that one of the roles may: what scopes of a key are chosen from."""
+    return frozenset(permission for permission in Permission if reach_of(roles, permission) is not None)
 
 
 def require(principal: Principal, permission: Permission) -> None:
     """Raise Denied unless the principal may."""
     if not principal.may(permission):
         raise Denied(f"This key does not have the permission {permission.value}.")
+
+
+def require_any(principal: Principal, permissions: Collection[Permission]) -> None:
+    """Raise Denied unless the principal may one of them."""
+    if not any(principal.may(permission) for permission in permissions):
+        names = " or ".join(permission.value for permission in permissions)
+        raise Denied(f"This key does not have the permission {names}.")
+
+
+def require_all(principal: Principal, permission: Permission) -> None:
+    """Raise Denied unless the principal may, also where it is not their own and was not granted to them."""
+    if not principal.may_all(permission):
+        raise Denied(f"This key has the permission {permission.value} for what is its own at most.")
 
 
 def system(department: UUID | None) -> Principal:
@@ -167,3 +289,10 @@ def parse_roles(names: list[str]) -> frozenset[Role]:
     if Role.APPROVER in roles and roles & {Role.TRAINER, Role.DEPARTMENT_ADMIN}:
         raise SeparationOfDuties("An approver cannot be a trainer or an admin of the same department.", param="role")
     return frozenset(roles)
+
+
+def parse_scopes(names: Collection[str]) -> frozenset[Permission]:
+    """Permissions by name. Raises ScopeUnknown, also for no name at all."""
+    if not names or not set(names) <= set(Permission):
+        raise ScopeUnknown("Scopes are permissions by name, such as `job.submit`; at least one.", param="scopes")
+    return frozenset(Permission(name) for name in names)

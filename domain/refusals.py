@@ -88,6 +88,10 @@ class SeparationOfDuties(Denied):
     code = "separation_of_duties"
 
 
+class ScopeExceedsOwner(Denied):
+    code = "scope_exceeds_owner"
+
+
 class UnknownField(Invalid):
     code = "unknown_field"
 
@@ -228,6 +232,22 @@ class PolicyViolation(Invalid):
     """The policy in force does not allow it; details are all of the reasons."""
 
     code = "policy_violation"
+
+
+class ScopeUnknown(Invalid):
+    code = "unknown_scope"
+
+
+class DepartmentClosed(Conflict):
+    code = "department_closed"
+
+
+class VersionNotApproved(Conflict):
+    code = "version_not_approved"
+
+
+class AlreadyDecided(Conflict):
+    code = "already_decided"
 
 
 class NameTaken(Conflict):

@@ -99,6 +99,16 @@ class Settings(BaseSettings):
     )
     prewarm: bool = Field(default=True, description="Keep an engine process that is ready for the next job.")
 
+    key_max_days: Annotated[int, Field(ge=1, le=3650)] = Field(
+        default=90, description="How long a key lives at most, and where it is not said."
+    )
+    grant_max_days: Annotated[int, Field(ge=1, le=3650)] = Field(
+        default=90, description="How long a file's content or a version is granted at most, and where it is not said."
+    )
+    closed_kept_days: Annotated[float, Field(ge=0)] = Field(
+        default=30, description="How long the objects and rows of a closed department are kept."
+    )
+
     price_per_gpu_hour: Annotated[Decimal, Field(ge=0, decimal_places=6)] = Field(
         default=Decimal(0), description="What an hour of one rank of this worker costs its departments."
     )
@@ -147,6 +157,21 @@ class Settings(BaseSettings):
     def checkpoint_ttl(self) -> timedelta:
         """checkpoint_ttl_days as a time."""
         return timedelta(days=self.checkpoint_ttl_days)
+
+    @property
+    def key_max_age(self) -> timedelta:
+        """key_max_days as a time."""
+        return timedelta(days=self.key_max_days)
+
+    @property
+    def closed_kept(self) -> timedelta:
+        """closed_kept_days as a time."""
+        return timedelta(days=self.closed_kept_days)
+
+    @property
+    def grant_max_age(self) -> timedelta:
+        """grant_max_days as a time."""
+        return timedelta(days=self.grant_max_days)
 
 
 def load() -> Settings:

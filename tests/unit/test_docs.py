@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from domain.access import MATRIX, Permission, Role
+from cli.access import as_markdown
 from domain.audit import AuditEvent, Outcome
 from domain.estimates import Unknown
 from domain.failpoints import FailPoint
@@ -141,15 +141,9 @@ def test_every_fault_names_a_test_that_there_is() -> None:
             assert f"def {name}(" in tests, name
 
 
-def test_every_permission_is_told_with_the_roles_that_have_it() -> None:
-    told = _table("security.md", "permission")
-    assert set(told) == set(Permission)
-    for permission, roles in MATRIX.items():
-        shown = told[permission][0]
-        if shown.startswith("everyone"):
-            assert roles == set(Role)
-        else:
-            assert set(shown.split(", ")) == roles, permission
+def test_the_access_matrix_is_told_as_it_is() -> None:
+    page = (DOCS / "access.md").read_text()
+    assert "\n".join(as_markdown()) in page, "python -m cli.access writes it anew"
 
 
 def test_every_role_and_definer_function_of_the_database_is_told() -> None:
