@@ -14,7 +14,10 @@ COLUMNS = (
     Column("name", "name"),
     Column("key", "redacted_value"),
     Column("owner", lambda item: _owner(item.get("owner"))),
+    Column("scopes", lambda item: item["scopes"] or "all"),
     Column("created", lambda item: when(item["created_at"])),
+    Column("last used", lambda item: when(item["last_used_at"])),
+    Column("expires", lambda item: when(item["expires_at"])),
     Column("id", "id"),
 )
 
@@ -27,14 +30,22 @@ def _owner(owner: dict[str, dict[str, str]] | None) -> str | None:
 @app.command()
 def create(
     context: typer.Context,
+    *,
     user: Annotated[
         str | None, typer.Option(help="E-mail address or id of the member it is for; yourself when left out.")
     ] = None,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="A permission it is made for, as `tsugiki access` names them; may be repeated. All without."),
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="How long it lives; as long as is allowed without.")] = None,
 ) -> None:
     """Make a key for yourself or, as an admin, for a member. Its secret is shown this once."""
     session = Session.of(context)
-    body = {"user_id": session.member(user) if user else _oneself(session), "name": name}
+    body: dict[str, object] = {"user_id": session.member(user) if user else _oneself(session), "name": name}
+    body |= {"scopes": scope} if scope else {}
+    body |= {"expires_in_days": days} if days else {}
     made = session.connection.post("organization", "projects", session.department, "api_keys", body=body)
     # Alone on standard output, so that `KEY=$(tsugiki keys create …)` works.
     session.output.said(made, made["value"])

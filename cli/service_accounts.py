@@ -22,11 +22,15 @@ def create(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="What it is called.")],
     role: Annotated[list[str], typer.Option(help="A role of the department, admin apart; may be repeated.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="A permission its key is made for; may be repeated. All without.")
+    ] = None,
 ) -> None:
-    """Make a service account with its first key. The key's secret is shown this once."""
+    """Make a service account with its first key, and answer for it. The key's secret is shown this once."""
     session = Session.of(context)
     path = ("organization", "projects", session.department, "service_accounts")
-    made = session.connection.post(*path, body={"name": name, "roles": role})
+    body = {"name": name, "roles": role} | ({"scopes": scope} if scope else {})
+    made = session.connection.post(*path, body=body)
     session.output.said(made, made["api_key"]["value"])
 
 

@@ -30,6 +30,7 @@ class Department(Table):
             "least(max_running_jobs, max_unfinished_jobs, max_gpu_hours, max_storage_bytes, monthly_budget) >= 0",
             name="limits",
         ),
+        CheckConstraint("erased_at IS NULL OR closed_at IS NOT NULL", name="erased"),
     )
 
     id: Mapped[UuidKey]
@@ -50,6 +51,9 @@ class Department(Table):
     monthly_budget: Mapped[Decimal | None]
     # When it was last told that its budget draws to an end.
     budget_warned_at: Mapped[datetime | None]
+    # Since when nobody acts in it, and its rows and objects are gone.
+    closed_at: Mapped[datetime | None]
+    erased_at: Mapped[datetime | None]
 
 
 class User(Table):
@@ -67,6 +71,15 @@ class Membership(Table):
     """A user's roles in a department."""
 
     __tablename__ = "memberships"
+    __table_args__ = (
+        CheckConstraint(
+            "NOT ('approver' = ANY(roles) AND roles && ARRAY['trainer', 'department_admin'])", name="roles_apart"
+        ),
+        CheckConstraint(
+            "roles <@ ARRAY['viewer', 'trainer', 'data_steward', 'department_admin', 'approver', 'inference']",
+            name="roles_of_people",
+        ),
+    )
 
     department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"), primary_key=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
@@ -75,10 +88,22 @@ class Membership(Table):
 
 
 class ServiceAccount(Table):
-    """A robot with roles. department_id is NULL for the platform's operator and auditor."""
+    """A robot with roles. department_id is NULL for the platform's operator and auditor.
+
+    answered_for_by is the person whose acts its acts are; NULL for the platform's first two.
+    """
 
     __tablename__ = "service_accounts"
-    __table_args__ = (UniqueConstraint("department_id", "id"),)
+    __table_args__ = (
+        UniqueConstraint("department_id", "id"),
+        CheckConstraint(
+            "roles <@ CASE WHEN department_id IS NULL THEN ARRAY['operator', 'auditor'] "
+            "ELSE ARRAY['viewer', 'trainer', 'data_steward', 'inference', 'break_glass'] END "
+            "AND cardinality(roles) >= 1",
+            name="roles_of_robots",
+        ),
+        CheckConstraint("NOT roles @> ARRAY['operator', 'auditor']", name="roles_apart"),
+    )
 
     id: Mapped[UuidKey]
     department_id: Mapped[UUID | None] = mapped_column(ForeignKey("departments.id"))
@@ -86,6 +111,7 @@ class ServiceAccount(Table):
     roles: Mapped[list[str]]
     created_at: Mapped[CreatedAt]
     deleted_at: Mapped[datetime | None]
+    answered_for_by: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
 
 
 class ApiKey(Table):
@@ -100,6 +126,8 @@ class ApiKey(Table):
         ),
         CheckConstraint("(user_id IS NULL) <> (service_account_id IS NULL)", name="one_owner"),
         CheckConstraint("user_id IS NULL OR department_id IS NOT NULL", name="user_in_department"),
+        # A key of no permission would be a mistake, and an array without elements is none of NULL's kind.
+        CheckConstraint("cardinality(scopes) > 0", name="scopes"),
         Index("ix_api_keys_department_id_id", "department_id", "id"),
     )
 
@@ -114,3 +142,5 @@ class ApiKey(Table):
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    # The permissions it was made for; NULL for all that its owner's roles allow.
+    scopes: Mapped[list[str] | None]

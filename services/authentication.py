@@ -5,7 +5,7 @@ from hmac import compare_digest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from domain.access import Principal, PrincipalType, Role
+from domain.access import Permission, Principal, PrincipalType, Role
 from domain.keys import INVALID_KEY_MESSAGE, hash_key, prefix_of
 from domain.refusals import Unauthenticated
 
@@ -26,4 +26,7 @@ def authenticate(session: Session, secret: str, *, request_id: str, source_ip: s
         roles=frozenset(Role(name) for name in found.roles),
         request_id=request_id,
         source_ip=source_ip,
+        # A permission that a later version does not know any more is one that the key does not have.
+        scopes=None if found.scopes is None else frozenset(Permission) & frozenset(found.scopes),
+        answered_for_by=found.answered_for_by,
     )

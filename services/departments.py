@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from domain.access import Permission, Principal, require
 from domain.adapters import check_name
 from domain.audit import AuditEvent
-from domain.refusals import NameTaken, NotFound
+from domain.refusals import DepartmentClosed, NameTaken, NotFound
 from models_db.departments import Department
 from models_db.sessions import enter_department
 from services import audit
@@ -51,3 +51,10 @@ def get(session: Session, principal: Principal, department: UUID) -> Department:
     if found is None:
         raise NotFound("No such project.")
     return found
+
+
+def require_open(session: Session, department: UUID | None) -> None:
+    """Raise DepartmentClosed where nobody acts any more; the platform is always open."""
+    found = session.get(Department, department) if department else None
+    if found is not None and found.closed_at is not None:
+        raise DepartmentClosed("The department is closed.")

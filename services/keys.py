@@ -2,19 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from domain.access import Permission, Principal, PrincipalType, Role, parse_roles, require
+from domain.access import (
+    Permission,
+    Principal,
+    PrincipalType,
+    Role,
+    parse_roles,
+    parse_scopes,
+    permissions_of,
+    require,
+    require_all,
+)
 from domain.adapters import check_name
 from domain.audit import AuditEvent
 from domain.keys import new_key
-from domain.refusals import Denied, NotFound
+from domain.refusals import Denied, NotFound, OutOfRange, ScopeExceedsOwner
 from models_db.departments import ApiKey, Membership, ServiceAccount, User
-from services import audit, members
+from services import audit, departments, members
 
 
 @dataclass(frozen=True)
@@ -26,44 +36,67 @@ class IssuedKey:
     redacted: str
 
 
-def issue_to_user(
-    session: Session, principal: Principal, *, user: UUID, name: str, expires_at: datetime | None
-) -> IssuedKey:
-    """A key for a member: made by themselves, by an admin, or by the operator for the first admin. Raises NotFound."""
-    if principal.id != user or principal.type is not PrincipalType.USER:
-        _require_may_issue(session, principal, user)
+@dataclass(frozen=True)
+class KeyWish:
+    """A key as it is asked for. Without scopes it may all that its owner may, without an age it lives max_age."""
+
+    name: str
+    max_age: timedelta
+    age: timedelta | None = None
+    scopes: Sequence[str] | None = None
+
+
+def issue_to_user(session: Session, principal: Principal, user: UUID, wish: KeyWish) -> IssuedKey:
+    """A key for a member: made by themselves, by an admin, or by the operator for the first admin.
+
+    Raises NotFound, OutOfRange, ScopeUnknown, ScopeExceedsOwner.
+    """
+    if _is_own(principal, user):
+        require(principal, Permission.KEY_MANAGE)
     else:
-        require(principal, Permission.KEY_MANAGE_OWN)
-    return _issue(session, principal, name=name, expires_at=expires_at, user=user, service_account=None)
+        _require_may_issue(session, principal, user)
+    roles = session.get_one(Membership, (principal.department, user)).roles
+    return issue(session, principal, wish, Owner(user=user, roles=roles))
+
+
+def _is_own(principal: Principal, user: UUID | None) -> bool:
+    return principal.type is PrincipalType.USER and principal.id == user
 
 
 def _require_may_issue(session: Session, principal: Principal, user: UUID) -> None:
     # Raises NotFound where the user is no member.
     membership, _person = members.get_member(session, principal, user)
-    if principal.may(Permission.KEY_MANAGE):
+    # Whoever makes a key could use it: an admin who held an approver's would decide on their own requests.
+    if principal.may_all(Permission.KEY_MANAGE) and Role.APPROVER not in membership.roles:
         return
-    require(principal, Permission.MEMBER_NAME_FIRST_ADMIN)
-    if Role.DEPARTMENT_ADMIN not in membership.roles or _an_admin_has_a_key(session):
-        raise Denied("The operator makes a key for an admin while no admin of the department has one.")
+    require(principal, Permission.KEY_MANAGE_FIRST)
+    held_by_user = ApiKey.user_id == user
+    if Role.APPROVER in membership.roles and not _has_a_key(session, held_by_user):
+        return
+    # A lost or revoked last key must not lock a department out for ever.
+    held_by_an_admin = Membership.roles.contains([Role.DEPARTMENT_ADMIN])
+    if Role.DEPARTMENT_ADMIN not in membership.roles or _has_a_key(session, held_by_an_admin):
+        raise Denied("The operator makes a key for an approver, and for an admin, while there is none.")
 
 
-def _an_admin_has_a_key(session: Session) -> bool:
-    """Whether the department can help itself: a lost or revoked last key must not lock it out for ever."""
+def _has_a_key(session: Session, held: ColumnElement[bool]) -> bool:
     alive = ApiKey.revoked_at.is_(None) & (ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()))
-    held = select(ApiKey.id).join(Membership, Membership.user_id == ApiKey.user_id)
-    return bool(session.scalars(held.where(alive, Membership.roles.contains([Role.DEPARTMENT_ADMIN])).limit(1)).first())
+    keys = select(ApiKey.id).join(Membership, Membership.user_id == ApiKey.user_id)
+    return session.scalars(keys.where(alive, held).limit(1)).first() is not None
 
 
 def create_service_account(
-    session: Session, principal: Principal, *, name: str, roles: list[str]
+    session: Session, principal: Principal, roles: list[str], wish: KeyWish
 ) -> tuple[ServiceAccount, IssuedKey]:
-    """A robot of the department, with its first key."""
-    require(principal, Permission.KEY_MANAGE)
-    check_name(name, param="name")
+    """A robot of the department, of the name of its first key. Whoever makes it answers for it."""
+    require_all(principal, Permission.KEY_MANAGE)
+    check_name(wish.name, param="name")
     wanted = parse_roles(roles)
     if wanted & {Role.DEPARTMENT_ADMIN, Role.APPROVER}:
         raise Denied("A service account cannot be an admin or an approver: those decide, and people decide.")
-    account = ServiceAccount(department_id=principal.department, name=name, roles=sorted(wanted))
+    account = ServiceAccount(
+        department_id=principal.department, name=wish.name, roles=sorted(wanted), answered_for_by=principal.human
+    )
     session.add(account)
     session.flush()
     audit.record(
@@ -73,8 +106,7 @@ def create_service_account(
         resource=("service_account", account.id),
         details={"roles": sorted(wanted)},
     )
-    key = _issue(session, principal, name=name, expires_at=None, user=None, service_account=account.id)
-    return account, key
+    return account, issue(session, principal, wish, Owner(service_account=account.id, roles=account.roles))
 
 
 def create_platform_account(session: Session, principal: Principal, role: Role) -> IssuedKey:
@@ -82,33 +114,71 @@ def create_platform_account(session: Session, principal: Principal, role: Role) 
     account = ServiceAccount(department_id=None, name=role.value, roles=[role.value])
     session.add(account)
     session.flush()
-    return _issue(session, principal, name=role.value, expires_at=None, user=None, service_account=account.id)
+    owner = Owner(service_account=account.id, roles=account.roles)
+    # Without an end: nobody would be left to make another.
+    return _enter(session, principal, owner, name=role.value, age=None, scopes=None)
 
 
-def _issue(
+@dataclass(frozen=True)
+class Owner:
+    """Whom a key acts for: one of the two, and the roles they have."""
+
+    roles: Sequence[str]
+    user: UUID | None = None
+    service_account: UUID | None = None
+
+
+def issue(session: Session, principal: Principal, wish: KeyWish, owner: Owner) -> IssuedKey:
+    """A key in the principal's department, once its caller has found that it may be made."""
+    age = wish.age or wish.max_age
+    if age > wish.max_age:
+        raise OutOfRange(f"A key lives {wish.max_age.days} days at most.", param="expires_in_days")
+    return _enter(session, principal, owner, name=wish.name, age=age, scopes=_scopes(principal, wish, owner))
+
+
+def _scopes(principal: Principal, wish: KeyWish, owner: Owner) -> frozenset[Permission] | None:
+    """What the key is made for. Raises ScopeExceedsOwner: it may no more than its owner, or the key that makes it."""
+    allowed = permissions_of([Role(name) for name in owner.roles])
+    wanted = None if wish.scopes is None else parse_scopes(wish.scopes)
+    if principal.scopes is not None:
+        allowed &= principal.scopes
+        wanted = principal.scopes if wanted is None else wanted
+    if wanted is not None and not wanted <= allowed:
+        beyond = ", ".join(sorted(wanted - allowed))
+        raise ScopeExceedsOwner(f"Neither its owner nor the key that asks may give: {beyond}.", param="scopes")
+    return wanted
+
+
+def _enter(
     session: Session,
     principal: Principal,
+    owner: Owner,
     *,
     name: str,
-    expires_at: datetime | None,
-    user: UUID | None,
-    service_account: UUID | None,
+    age: timedelta | None,
+    scopes: frozenset[Permission] | None,
 ) -> IssuedKey:
+    departments.require_open(session, principal.department)
     made = new_key()
     key = ApiKey(
         department_id=principal.department,
-        user_id=user,
-        service_account_id=service_account,
+        user_id=owner.user,
+        service_account_id=owner.service_account,
         name=name,
         prefix=made.prefix,
         secret_sha256=made.secret_sha256,
-        expires_at=expires_at,
+        expires_at=None if age is None else session.execute(select(func.now() + age)).scalar_one(),
+        scopes=None if scopes is None else sorted(scopes),
     )
     session.add(key)
     session.flush()
-    owner = user or service_account
     audit.record(
-        session, principal, AuditEvent.KEY_CREATED, resource=("api_key", key.id), refs=[owner] if owner else []
+        session,
+        principal,
+        AuditEvent.KEY_CREATED,
+        resource=("api_key", key.id),
+        refs=[each for each in (owner.user, owner.service_account) if each],
+        details={"scopes": key.scopes, "expires_at": key.expires_at},
     )
     return IssuedKey(key=key, secret=made.secret, redacted=made.redacted)
 
@@ -127,9 +197,10 @@ def get_key(session: Session, principal: Principal, key: UUID) -> ApiKey:
 
 def revoke(session: Session, principal: Principal, key: UUID) -> None:
     """End a key, from the next request on: one's own, or any of the department's as its admin."""
+    require(principal, Permission.KEY_MANAGE)
     found = _key(session, key)
-    if not (principal.id == found.user_id and principal.may(Permission.KEY_MANAGE_OWN)):
-        require(principal, Permission.KEY_MANAGE)
+    if not _is_own(principal, found.user_id):
+        require_all(principal, Permission.KEY_MANAGE)
     if found.revoked_at is None:
         found.revoked_at = session.scalar(select(func.now()))
         audit.record(session, principal, AuditEvent.KEY_REVOKED, resource=("api_key", key))
@@ -161,14 +232,19 @@ def get_service_account(session: Session, principal: Principal, account: UUID) -
 
 def delete_service_account(session: Session, principal: Principal, account: UUID) -> None:
     """End a robot: its keys stop working with the next request."""
-    require(principal, Permission.KEY_MANAGE)
+    require_all(principal, Permission.KEY_MANAGE)
     found = get_service_account(session, principal, account)
+    found.deleted_at = session.scalar(select(func.now()))
+    revoke_all(session, principal, account)
+    audit.record(session, principal, AuditEvent.SERVICE_ACCOUNT_DELETED, resource=("service_account", account))
+
+
+def revoke_all(session: Session, principal: Principal, account: UUID) -> None:
+    """End every key of a service account."""
     now = session.scalar(select(func.now()))
-    found.deleted_at = now
     for key in session.scalars(select(ApiKey).where(ApiKey.service_account_id == account, ApiKey.revoked_at.is_(None))):
         key.revoked_at = now
         audit.record(session, principal, AuditEvent.KEY_REVOKED, resource=("api_key", key.id))
-    audit.record(session, principal, AuditEvent.SERVICE_ACCOUNT_DELETED, resource=("service_account", account))
 
 
 def owner_of(session: Session, key: ApiKey) -> tuple[Membership, User] | ServiceAccount:

@@ -1,26 +1,53 @@
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field, StrictInt, StrictStr
 
 from api.objects.members import client_role
 from api.objects.shape import Body, Identified, Shape, seconds, seconds_or_none
+from domain.access import Permission
 from domain.ids import IdKind, public_id
 from models_db.departments import ApiKey, Membership, ServiceAccount, User
-from services.keys import IssuedKey
+from services.keys import IssuedKey, KeyWish
 
-MAX_KEY_DAYS = 365
+# A thousand years: what the installation allows is less.
+_MAX_DAYS = 365_000
+_MAX_SCOPES = len(Permission)
 _DEFAULT_ROLES = ["trainer", "data_steward"]
+
+
+class KeyWishRequest(Body):
+    """How long a key to make lives, and what it is for."""
+
+    expires_in_days: StrictInt | None = Field(
+        default=None, description="When it ends by itself; as late as is allowed when left out.", ge=1, le=_MAX_DAYS
+    )
+    scopes: list[StrictStr] | None = Field(
+        default=None,
+        description="Permissions it is made for, of those its owner has; all of them when left out.",
+        max_length=_MAX_SCOPES,
+    )
+
+    def wished(self, name: str, max_age: timedelta) -> KeyWish:
+        """In the words of the service."""
+        age = None if self.expires_in_days is None else timedelta(days=self.expires_in_days)
+        return KeyWish(name=name, max_age=max_age, age=age, scopes=self.scopes)
+
 
 # --- service accounts -------------------------------------------------------------------------------------------------
 
 
-class ServiceAccountRequest(Body):
-    """A robot to create."""
+class ServiceAccountRequest(KeyWishRequest):
+    """A robot to create, and its first key."""
 
     name: StrictStr = Field(description="1 to 64 letters, digits, `.`, `_` or `-`.")
     roles: list[StrictStr] = Field(
         default=_DEFAULT_ROLES, description="Its roles; a trainer and data steward when left out.", max_length=8
     )
+
+    def wish(self, *, max_age: timedelta) -> KeyWish:
+        """Its first key."""
+        return self.wished(self.name, max_age)
 
 
 class ServiceAccountObject(Identified):
@@ -33,6 +60,7 @@ class ServiceAccountObject(Identified):
     name: str = Field(description="Its name.")
     role: str = Field(description="In the client's words: `member`.")
     roles: list[str] = Field(description="Its roles. Ours.")
+    answered_for_by: str | None = Field(description="The person who answers for it, `user-…`. Ours.")
     created_at: int = Field(description="When it was created, in seconds since 1970.")
 
     @classmethod
@@ -43,6 +71,7 @@ class ServiceAccountObject(Identified):
             name=account.name,
             role=client_role(account.roles),
             roles=account.roles,
+            answered_for_by=public_id(IdKind.USER, account.answered_for_by) if account.answered_for_by else None,
             created_at=seconds(account.created_at),
         )
 
@@ -80,14 +109,15 @@ class NewServiceAccountObject(ServiceAccountObject):
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
-class ApiKeyRequest(Body):
+class ApiKeyRequest(KeyWishRequest):
     """A key to make for a member."""
 
     user_id: StrictStr = Field(description="`user-…`.")
     name: StrictStr = Field(description="What it is for.", min_length=1, max_length=64)
-    expires_in_days: StrictInt | None = Field(
-        default=None, description="When it ends by itself; never when left out.", ge=1, le=MAX_KEY_DAYS
-    )
+
+    def wish(self, *, max_age: timedelta) -> KeyWish:
+        """In the words of the service."""
+        return self.wished(self.name, max_age)
 
 
 class KeyOwnerUser(Shape):
@@ -150,6 +180,7 @@ class ApiKeyObject(Identified):
     created_at: int = Field(description="When it was made, in seconds since 1970.")
     last_used_at: int | None = Field(description="When it was last used, to the minute; null if never.")
     expires_at: int | None = Field(description="When it ends by itself; null if never.")
+    scopes: list[str] | None = Field(description="The permissions it was made for; null for all its owner's. Ours.")
     owner: KeyOwner = Field(description="Who it acts for.")
     owner_project_access: Literal["active"] = Field(default="active", description="Always `active`.")
 
@@ -163,6 +194,7 @@ class ApiKeyObject(Identified):
             created_at=seconds(key.created_at),
             last_used_at=seconds_or_none(key.last_used_at),
             expires_at=seconds_or_none(key.expires_at),
+            scopes=key.scopes,
             owner=KeyOwner.of(owner),
         )
 

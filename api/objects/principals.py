@@ -3,7 +3,7 @@ from typing import Literal
 from pydantic import Field
 
 from api.objects.shape import Shape
-from domain.access import Principal, PrincipalType
+from domain.access import Permission, Principal, PrincipalType
 from domain.ids import IdKind, public_id
 
 
@@ -16,6 +16,8 @@ class PrincipalObject(Shape):
     email: str | None = Field(description="The user's e-mail address; null for a service account.")
     department: str | None = Field(description="The department it acts in, `proj_…`; null for a platform key.")
     roles: list[str] = Field(description="What it may do.")
+    permissions: list[str] = Field(description="What the roles come to, within the key's scopes.")
+    human: str | None = Field(description="The person behind the key, `user-…`; null for the platform's first keys.")
     key_id: str | None = Field(description="Id of the key.")
 
     @classmethod
@@ -28,5 +30,7 @@ class PrincipalObject(Shape):
             email=email,
             department=public_id(IdKind.DEPARTMENT, principal.department) if principal.department else None,
             roles=sorted(principal.roles),
+            permissions=sorted(permission for permission in Permission if principal.may(permission)),
+            human=public_id(IdKind.USER, principal.human) if principal.human else None,
             key_id=public_id(IdKind.API_KEY, principal.key_id) if principal.key_id else None,
         )
