@@ -1,10 +1,12 @@
 """People, and their roles in a department."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from domain.access import Permission, Principal, PrincipalType, Role, parse_roles, require
@@ -12,7 +14,7 @@ from domain.audit import AuditEvent
 from domain.refusals import Denied, Invalid, NameTaken, NotFound, SeparationOfDuties
 from models_db.departments import ApiKey, Membership, User
 from models_db.sessions import take_lock
-from services import audit
+from services import audit, departments
 
 
 def create_user(session: Session, principal: Principal, *, email: str, name: str) -> User:
@@ -81,6 +83,16 @@ def get_member(session: Session, principal: Principal, user: UUID) -> tuple[Memb
     return row[0], row[1]
 
 
+def present(session: Session, user: UUID) -> Membership:
+    """Somebody's membership of the session's department, for what is given to members. Raises NotFound."""
+    found = session.scalars(
+        select(Membership).where(Membership.user_id == user, func.cardinality(Membership.roles) > 0)
+    ).one_or_none()
+    if found is None:
+        raise NotFound("No such user in this project.", param="user_id")
+    return found
+
+
 def set_roles(session: Session, principal: Principal, user: UUID, roles: list[str]) -> tuple[Membership, User]:
     """Give someone roles in the session's department, in place of those they had.
 
@@ -89,6 +101,7 @@ def set_roles(session: Session, principal: Principal, user: UUID, roles: list[st
     wanted = parse_roles(roles)
     _one_at_a_time(session, principal)
     _require_may_set(session, principal, user, wanted)
+    departments.require_open(session, principal.department)
     person = session.get(User, user)
     if person is None:
         raise NotFound("No such user.")
@@ -102,16 +115,34 @@ def set_roles(session: Session, principal: Principal, user: UUID, roles: list[st
         raise Denied("The department would be left without an admin.")
     else:
         membership.roles = sorted(wanted)
-    session.flush()
+    with roles_kept_apart():
+        session.flush()
     audit.record(
         session, principal, event, resource=("user", user), details={"before": before, "after": sorted(wanted)}
     )
     return membership, person
 
 
+@contextmanager
+def roles_kept_apart() -> Iterator[None]:
+    """A block that gives roles: what the database refuses is raised as SeparationOfDuties, or Denied."""
+    try:
+        yield
+    except IntegrityError as error:
+        broken = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+        if broken == "last_admin":
+            raise Denied("The department would be left without an admin.") from error
+        if broken in {"roles_apart", "ck_memberships_roles_apart", "ck_service_accounts_roles_apart"}:
+            raise SeparationOfDuties("These roles may not meet in one person.", param="role") from error
+        raise
+
+
 def _require_may_set(session: Session, principal: Principal, user: UUID, wanted: frozenset[Role]) -> None:
     if principal.id == user:
         raise SeparationOfDuties("Nobody changes their own roles.")
+    held = session.get(Membership, (principal.department, user))
+    if Role.APPROVER in wanted and (held is None or Role.APPROVER not in held.roles):
+        raise Denied("Operators make somebody an approver: `POST /v1/organization/role_grants`.")
     if principal.may(Permission.MEMBER_MANAGE):
         return
     require(principal, Permission.MEMBER_NAME_FIRST_ADMIN)
@@ -130,11 +161,10 @@ def remove(session: Session, principal: Principal, user: UUID) -> None:
     keys = session.scalars(select(ApiKey).where(ApiKey.user_id == user)).all()
     for key in keys:
         key.revoked_at = key.revoked_at or session.scalar(select(func.now()))
-    if keys:
-        # Keys point at the membership: it stays, without a role, so that their history stays too.
-        membership.roles = []
-    else:
-        session.delete(membership)
+    # Keys and grants point at the membership: it stays, without a role, so that their history stays too.
+    membership.roles = []
+    with roles_kept_apart():
+        session.flush()
     audit.record(session, principal, AuditEvent.MEMBER_REMOVED, resource=("user", user), details={"before": before})
 
 

@@ -12,7 +12,7 @@ from domain.failpoints import FailPoint, failpoint
 from domain.refusals import Refusal
 from runtime.queue import ring_again
 from runtime.wiring import Runtime
-from services import estimates, leases, workers
+from services import break_glass, estimates, leases, workers
 from services.doorbell import Nudge
 from workers.accounts import keep_accounts
 
@@ -32,6 +32,7 @@ def sweep(runtime: Runtime) -> None:
             # The next sweep finds it again; the others are not to wait for it.
             log.exception("job %s: its lost worker could not be swept", job)
     _preempt(runtime)
+    _end_emergencies(runtime)
     with runtime.platform() as session:
         workers.retire_forgotten(session)
     with runtime.platform() as session:
@@ -42,6 +43,15 @@ def sweep(runtime: Runtime) -> None:
     nudges = [Nudge(job, state) for job, state in waiting]
     ring_again(runtime.queue, [*nudges, *(Nudge(estimate, EstimateState.PENDING) for estimate in uncounted)])
     keep_accounts(runtime)
+
+
+def _end_emergencies(runtime: Runtime) -> None:
+    """Their keys have ended by themselves: what is left is to say so."""
+    with runtime.platform() as session:
+        ended = break_glass.over(session)
+    for glass, department in ended:
+        with runtime.department(department) as session:
+            break_glass.expire(session, glass)
 
 
 def _preempt(runtime: Runtime) -> None:

@@ -178,6 +178,7 @@ class Department:
     api_url: str
     admin: Person
     trainer: Person
+    operator_key: str
 
     def http(self, person: Person | None = None) -> httpx.Client:
         return http(self.api_url, (person or self.trainer).key)
@@ -187,9 +188,21 @@ class Department:
         return official_client(self.api_url, (person or self.trainer).key)
 
     def member(self, *roles: str) -> Person:
-        """Another person of the department, with these roles."""
+        """Another person of the department, with these roles. Operators make approvers, and with them their key."""
+        if "approver" in roles:
+            return self._approver(set(roles) - {"approver"})
         with self.http(self.admin) as admin:
             return _person(admin, self.id, list(roles))
+
+    def _approver(self, others: set[str]) -> Person:
+        with http(self.api_url, self.operator_key, openai_project=self.id) as operator:
+            user = _user(operator)
+            _sent(operator.post("/organization/role_grants", json={"user_id": user, "role": "approver"}))
+            if others:
+                with self.http(self.admin) as admin:
+                    path = f"/organization/projects/{self.id}/users/{user}"
+                    _sent(admin.post(path, json={"roles": ["approver", *sorted(others)]}))
+            return Person(user, _key_of(operator, self.id, user))
 
     def upload(self, content: bytes, filename: str = "rows.jsonl") -> str:
         return self.client().files.create(file=(filename, content), purpose="fine-tune").id
@@ -201,12 +214,20 @@ def _sent(answer: httpx.Response) -> dict[str, str]:
     return created
 
 
-def _person(http: httpx.Client, department: str, roles: list[str], made_by: httpx.Client | None = None) -> Person:
+def _user(http: httpx.Client) -> str:
     email = f"p{next(_departments)}@example.org"
-    user = _sent((made_by or http).post("/organization/users", json={"email": email, "name": "A person"}))["id"]
-    _sent(http.post(f"/organization/projects/{department}/users", json={"user_id": user, "roles": roles}))
+    return _sent(http.post("/organization/users", json={"email": email, "name": "A person"}))["id"]
+
+
+def _key_of(http: httpx.Client, department: str, user: str) -> str:
     body = {"user_id": user, "name": "of a test"}
-    return Person(user, _sent(http.post(f"/organization/projects/{department}/api_keys", json=body))["value"])
+    return _sent(http.post(f"/organization/projects/{department}/api_keys", json=body))["value"]
+
+
+def _person(http: httpx.Client, department: str, roles: list[str]) -> Person:
+    user = _user(http)
+    _sent(http.post(f"/organization/projects/{department}/users", json={"user_id": user, "roles": roles}))
+    return Person(user, _key_of(http, department, user))
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +241,7 @@ def make_department(api_url: str, operator_key: str) -> Callable[[], Department]
             admin = _person(operator, department, ["department_admin"])
         with http(api_url, admin.key) as client:
             trainer = _person(client, department, ["trainer", "data_steward"])
-        return Department(department, name, api_url, admin, trainer)
+        return Department(department, name, api_url, admin, trainer, operator_key)
 
     return made
 
