@@ -7,13 +7,14 @@ from uuid import UUID
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from domain.access import Permission, Principal, require
+from domain.access import Permission, Principal, Reach, require
 from domain.audit import AuditEvent
 from domain.digests import Digest
 from domain.jobs import TERMINAL
-from domain.refusals import FileInUse, NotFound
+from domain.refusals import Denied, FileInUse, NotFound
 from domain.rows import RowsReport
 from models_db.files import File
+from models_db.grants import FileGrant
 from models_db.jobs import Job
 from services import audit, blobs
 from services.cursors import known_cursor
@@ -98,8 +99,23 @@ def open_content(session: Session, principal: Principal, file: UUID) -> File:
     """May this principal read the bytes? Recorded before the first of them is sent."""
     require(principal, Permission.FILE_READ_CONTENT)
     found = _file(session, file)
+    _require_granted(session, principal, found)
     audit.record(session, principal, AuditEvent.FILE_READ, resource=("file", file), details={"digest": found.digest})
     return found
+
+
+def _require_granted(session: Session, principal: Principal, file: File) -> None:
+    """Raise Denied where the content is not read by role, and no grant of this file is in force."""
+    if principal.reach(Permission.FILE_READ_CONTENT) is not Reach.GRANTED:
+        return
+    granted = select(FileGrant.id).where(
+        FileGrant.file_id == file.id,
+        FileGrant.user_id == principal.human,
+        FileGrant.ended_at.is_(None),
+        FileGrant.expires_at > func.now(),
+    )
+    if session.scalars(granted.limit(1)).first() is None:
+        raise Denied("The content of this file was not granted to you.")
 
 
 def delete(session: Session, principal: Principal, file: UUID) -> Digest:

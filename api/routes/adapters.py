@@ -1,32 +1,23 @@
 """Adapters and their versions: look, and pull."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
-from api.deps import Authenticated, Caller
+from api.deps import Authenticated, needs
+from api.downloads import TAR_RESPONSE, StoredFiles, as_tar
 from api.objects.adapters import AdapterObject, AdapterVersionObject
 from api.objects.shape import Page, page_of
 from api.pages import After
-from api.tar import TarMember, stream_tar, tar_bytes
-from domain.access import PrincipalType
-from domain.digests import Digest, Manifest, ManifestFile
+from domain.access import Permission, PrincipalType
+from domain.digests import Digest, Manifest
 from domain.ids import IdKind, parse_id
-from domain.refusals import ArtifactMissing
 from models_db.adapters import AdapterVersion
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
 from services import adapters
-from storage.errors import DigestMismatch, ObjectMissing
-from storage.keys import Key
-
-log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/adapters", tags=["Adapters"])
 
@@ -46,7 +37,7 @@ def _version(session: Session, version: AdapterVersion, *, adapter: str) -> Adap
     )
 
 
-@router.get("", summary="List adapters")
+@router.get("", summary="List adapters", dependencies=[needs(Permission.ADAPTER_READ)])
 def list_page(caller: Authenticated, after: After = None, limit: Limit = 20) -> Page[AdapterObject]:
     """The department's adapters, newest first."""
     cursor = None if after is None else parse_id(IdKind.ADAPTER, after)
@@ -57,7 +48,7 @@ def list_page(caller: Authenticated, after: After = None, limit: Limit = 20) -> 
         )
 
 
-@router.get("/{name}", summary="Look at an adapter")
+@router.get("/{name}", summary="Look at an adapter", dependencies=[needs(Permission.ADAPTER_READ)])
 def retrieve(caller: Authenticated, name: Name) -> AdapterObject:
     """An adapter, its newest version and its aliases."""
     with caller.in_department() as session:
@@ -65,7 +56,7 @@ def retrieve(caller: Authenticated, name: Name) -> AdapterObject:
         return AdapterObject.of(adapter, adapters.aliases_of(session, adapter))
 
 
-@router.get("/{name}/versions", summary="List an adapter's versions")
+@router.get("/{name}/versions", summary="List an adapter's versions", dependencies=[needs(Permission.ADAPTER_READ)])
 def list_versions(
     caller: Authenticated, name: Name, after: After = None, limit: Limit = 20
 ) -> Page[AdapterVersionObject]:
@@ -76,7 +67,7 @@ def list_versions(
         return page_of((_version(session, version, adapter=name) for version in found), has_more=has_more)
 
 
-@router.get("/{name}/versions/{reference}", summary="Look at a version")
+@router.get("/{name}/versions/{reference}", summary="Look at a version", dependencies=[needs(Permission.ADAPTER_READ)])
 def retrieve_version(caller: Authenticated, name: Name, reference: Reference) -> AdapterVersionObject:
     """A version by number or alias: its files, its digest, what was measured."""
     with caller.in_department() as session:
@@ -86,8 +77,9 @@ def retrieve_version(caller: Authenticated, name: Name, reference: Reference) ->
 @router.get(
     "/{name}/versions/{reference}/content",
     summary="Pull a version",
+    dependencies=[needs(Permission.ADAPTER_DOWNLOAD, Permission.ADAPTER_DOWNLOAD_APPROVED)],
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/x-tar": {}}, "description": "A tar of the PEFT folder."}},
+    responses=TAR_RESPONSE,
 )
 def content(caller: Authenticated, name: Name, reference: Reference) -> StreamingResponse:
     """The PEFT folder as a tar, the same bytes every time. `x-adapter-digest` names the manifest.
@@ -97,66 +89,15 @@ def content(caller: Authenticated, name: Name, reference: Reference) -> Streamin
     """
     with caller.in_department() as session:
         _adapter, version = adapters.open_download(session, caller.principal, name, reference)
-    manifest = Manifest.model_validate(version.manifest, strict=False)
-    stored = StoredVersion(caller, version)
-    # All of them before the first byte: then it is an answer, and not a download that breaks off.
-    for file in manifest.files:
-        stored.check(file)
-    members = [TarMember(file.path, file.bytes, file.digest) for file in manifest.files]
-    size_bytes = tar_bytes(members)
 
-    def sent() -> None:
+    def sent(size_bytes: int) -> None:
         with caller.in_department() as session:
             adapters.close_download(session, caller.principal, version, size_bytes)
 
-    chunks = stream_tar(members, modified=int(version.created_at.timestamp()), read=stored.read, done=sent)
-    headers = {
-        "content-length": str(size_bytes),
-        "content-disposition": f'attachment; filename="{name}-{version.number}.tar"',
-        "x-adapter-digest": version.digest,
-    }
-    return StreamingResponse(chunks, media_type="application/x-tar", headers=headers)
+    def report(digest: Digest) -> None:
+        with caller.in_department() as session:
+            adapters.report_damage(session, caller.principal, version, digest)
 
-
-@dataclass(frozen=True)
-class StoredVersion:
-    """A version's files in the object store. What is wrong with one is recorded, and raised on."""
-
-    caller: Caller
-    version: AdapterVersion
-
-    def check(self, file: ManifestFile) -> None:
-        """Whether the object is there and as long as it should be. Raises ArtifactMissing."""
-        try:
-            whole = self.caller.runtime.objects.size_of(self._key(file.digest)) == file.bytes
-        except ObjectMissing:
-            whole = False
-        if not whole:
-            self._report(file.digest)
-            raise ArtifactMissing("A file of this version is missing from storage, or damaged. It is recorded.")
-
-    def read(self, digest: Digest) -> Iterator[bytes]:
-        """The bytes. Raises ObjectMissing here, and DigestMismatch before the last of them."""
-        with self._reporting(digest):
-            chunks = self.caller.runtime.objects.stream(self._key(digest), digest)
-        return self._watched(chunks, digest)
-
-    def _watched(self, chunks: Iterator[bytes], digest: Digest) -> Iterator[bytes]:
-        with self._reporting(digest):
-            yield from chunks
-
-    @contextmanager
-    def _reporting(self, digest: Digest) -> Iterator[None]:
-        try:
-            yield
-        except (ObjectMissing, DigestMismatch):
-            self._report(digest)
-            raise
-
-    def _key(self, digest: Digest) -> Key:
-        return Key.blob(self.caller.department, digest)
-
-    def _report(self, digest: Digest) -> None:
-        log.error("adapter version %s: the object %s is missing or damaged", self.version.id, digest)
-        with self.caller.in_department() as session:
-            adapters.report_damage(session, self.caller.principal, self.version, digest)
+    manifest = Manifest.model_validate(version.manifest, strict=False)
+    stored = StoredFiles(caller.runtime.objects, caller.department, on_damage=report)
+    return as_tar(stored, manifest, name=f"{name}-{version.number}", made_at=version.created_at, sent=sent)

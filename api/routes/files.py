@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
-from api.deps import Authenticated, Caller
+from api.deps import Authenticated, Caller, needs
 from api.objects.files import FileObject
 from api.objects.shape import Deleted, Page, page_of
 from api.pages import After
@@ -61,7 +61,7 @@ async def _received(request: Request, caller: Authenticated) -> AsyncIterator[Fo
         yield await receive_form(request, spool)
 
 
-@router.post("", summary="Upload a file", openapi_extra=_FORM)
+@router.post("", summary="Upload a file", dependencies=[needs(Permission.FILE_UPLOAD)], openapi_extra=_FORM)
 def create(caller: Authenticated, form: Annotated[Form, Depends(_received)]) -> FileObject:
     """Upload the rows to train, validate or evaluate on. Every row is checked; a file with a bad one is refused whole.
 
@@ -110,7 +110,7 @@ def _check_fields(form: Form) -> None:
         raise Invalid(f"The one purpose here is `{PURPOSE}`.", param="purpose")
 
 
-@router.get("", summary="List files")
+@router.get("", summary="List files", dependencies=[needs(Permission.FILE_READ)])
 def list_page(
     caller: Authenticated,
     *,
@@ -128,14 +128,14 @@ def list_page(
         return page_of(map(FileObject.of, found), has_more=has_more)
 
 
-@router.get("/{file_id}", summary="Look at a file")
+@router.get("/{file_id}", summary="Look at a file", dependencies=[needs(Permission.FILE_READ)])
 def retrieve(caller: Authenticated, file_id: FileId) -> FileObject:
     """A file's metadata."""
     with caller.in_department() as session:
         return FileObject.of(files.get(session, caller.principal, parse_id(IdKind.FILE, file_id)))
 
 
-@router.delete("/{file_id}", summary="Delete a file")
+@router.delete("/{file_id}", summary="Delete a file", dependencies=[needs(Permission.FILE_DELETE)])
 def delete(caller: Authenticated, file_id: FileId) -> Deleted:
     """Delete a file and its bytes; what was trained on it keeps its lineage.
 
@@ -155,6 +155,7 @@ def delete(caller: Authenticated, file_id: FileId) -> Deleted:
 @router.get(
     "/{file_id}/content",
     summary="Read a file's content",
+    dependencies=[needs(Permission.FILE_READ_CONTENT)],
     response_class=StreamingResponse,
     responses={200: {"content": {"application/octet-stream": {}}, "description": "The bytes as uploaded."}},
 )
