@@ -14,6 +14,7 @@ from services.retention import ErasedCheckpoint
 from storage.errors import StorageUnavailable
 from storage.keys import BASE_MODELS, prefix_of
 from storage.listing import StoredObject
+from workers.closing import erase_closed
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class StorageSweep:
     def portion(self) -> None:
         """Look on for a few seconds. Any number may do so at a time: a turn is taken by one."""
         until = time.monotonic() + PORTION_S
+        erase_closed(self._runtime)
         while time.monotonic() < until:
             with self._runtime.platform() as session:
                 department = retention.next_due(session)

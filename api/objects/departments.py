@@ -2,7 +2,7 @@ from typing import Literal
 
 from pydantic import Field, StrictStr
 
-from api.objects.shape import Body, Identified, seconds
+from api.objects.shape import Body, Identified, seconds, seconds_or_none
 from domain.ids import IdKind, public_id
 from models_db.departments import Department
 
@@ -22,8 +22,8 @@ class ProjectObject(Identified):
     )
     name: str = Field(description="Its name.")
     created_at: int = Field(description="When it was created, in seconds since 1970.")
-    status: Literal["active"] = Field(default="active", description="Always `active`.")
-    archived_at: int | None = Field(default=None, description="Always null.")
+    status: Literal["active", "archived"] = Field(description="`archived` once it is closed.")
+    archived_at: int | None = Field(description="When it was closed; null before.")
 
     @classmethod
     def of(cls, department: Department) -> "ProjectObject":
@@ -32,4 +32,6 @@ class ProjectObject(Identified):
             id=public_id(IdKind.DEPARTMENT, department.id),
             name=department.name,
             created_at=seconds(department.created_at),
+            status="active" if department.closed_at is None else "archived",
+            archived_at=seconds_or_none(department.closed_at),
         )
