@@ -55,7 +55,9 @@ def _routes(routers: Sequence[APIRouter]) -> list[APIRoute]:
 
 
 def refuse_open(routes: Sequence[APIRoute]) -> None:
-    """Raise where a route could be called by nobody in particular."""
+    """Raise where a route could be called by nobody in particular, or by anybody."""
     for route in routes:
         if authenticated not in openapi.calls_of(route.dependant):
             raise RuntimeError(f"{route.path} asks for no key")
+        if not openapi.permissions_of(route):
+            raise RuntimeError(f"{route.path} asks for no permission")

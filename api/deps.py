@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from domain.access import PLATFORM_ROLES, Principal
+from domain.access import PLATFORM_ROLES, Permission, Principal, require_any
 from domain.ids import IdKind, parse_id
 from domain.keys import INVALID_KEY_MESSAGE
 from domain.refusals import ControlCharacter, DepartmentNeeded, ForeignDepartment, NotFound, Unauthenticated
@@ -95,6 +95,25 @@ def _chosen_department(request: Request) -> UUID | None:
 
 
 Authenticated = Annotated[Caller, Depends(authenticated)]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a route asks of a key before it reads anything else: one of these permissions.
+
+    How far it goes is the service's to tell: here nothing is known of the object.
+    """
+
+    permissions: tuple[Permission, ...]
+
+    async def __call__(self, caller: Authenticated) -> None:
+        """Raise Denied unless the caller has one."""
+        require_any(caller.principal, self.permissions)
+
+
+def needs(*permissions: Permission) -> Any:
+    """What a route declares in its `dependencies`; one without it keeps the application from starting."""
+    return Depends(Needs(permissions))
 
 
 def project_caller(

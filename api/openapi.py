@@ -9,6 +9,8 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from api.bodies import JsonBody
+from api.deps import Needs
+from domain.access import Permission
 
 _REF = "#/components/schemas/{model}"
 
@@ -21,6 +23,7 @@ def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
         if app.openapi_schema is None:
             document = generate()
             _describe_bodies(document, routes)
+            _tell_permissions(document, routes)
             _drop_validation_errors(document)
         assert app.openapi_schema is not None  # noqa: S101 - FastAPI keeps what it generated
         return app.openapi_schema
@@ -42,6 +45,18 @@ def _describe_bodies(document: dict[str, Any], routes: Sequence[APIRoute]) -> No
 
 def _body_of(route: APIRoute) -> JsonBody[Any] | None:
     return next((call for call in calls_of(route.dependant) if isinstance(call, JsonBody)), None)
+
+
+def permissions_of(route: APIRoute) -> tuple[Permission, ...]:
+    """Those of which the route needs one; none where it declares none."""
+    declared = (call for call in calls_of(route.dependant) if isinstance(call, Needs))
+    return next((needs.permissions for needs in declared), ())
+
+
+def _tell_permissions(document: dict[str, Any], routes: Sequence[APIRoute]) -> None:
+    for route in routes:
+        for method in route.methods or ():
+            document["paths"][route.path_format][method.lower()]["x-permissions"] = list(permissions_of(route))
 
 
 def calls_of(dependant: Dependant) -> Iterator[Any]:

@@ -7,9 +7,11 @@ from models_db.base_models import BaseModel, BaseModelFile
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
 from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
+from models_db.grants import FileGrant, VersionShare
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.outgoing import OutgoingDelivery, OutgoingEvent, WebhookEndpoint
 from models_db.retention import Erasure, StorageSweep
+from models_db.role_grants import BreakGlass, RoleGrant
 from models_db.usage import StorageSample, UsageRecord
 from models_db.workers import Worker
 
@@ -22,10 +24,12 @@ __all__ = [
     "AuditRecord",
     "BaseModel",
     "BaseModelFile",
+    "BreakGlass",
     "Department",
     "Erasure",
     "Evaluation",
     "File",
+    "FileGrant",
     "Inspection",
     "Job",
     "JobCheckpoint",
@@ -35,20 +39,22 @@ __all__ = [
     "Membership",
     "OutgoingDelivery",
     "OutgoingEvent",
+    "RoleGrant",
     "ServiceAccount",
     "StorageSample",
     "StorageSweep",
     "Table",
     "UsageRecord",
     "User",
+    "VersionShare",
     "WebhookEndpoint",
     "Worker",
 ]
 
 # Whose rows belong to one department each; row-level security is forced on all of them.
 DEPARTMENT_TABLES = (
-    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "departments", "erasures", "estimates",
-    "evaluations", "files", "inspections", "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges",
-    "memberships", "outgoing_deliveries", "outgoing_events", "service_accounts", "storage_samples", "storage_sweeps",
-    "usage_records", "webhook_endpoints",
+    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "break_glass", "departments", "erasures",
+    "estimates", "evaluations", "file_grants", "files", "inspections", "job_checkpoints", "job_events", "jobs",
+    "leases", "lineage_edges", "memberships", "outgoing_deliveries", "outgoing_events", "role_grants",
+    "service_accounts", "storage_samples", "storage_sweeps", "usage_records", "version_shares", "webhook_endpoints",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from domain import ids
-from domain.access import Permission, Principal, require
+from domain.access import Permission, Principal, require, require_all
 from domain.audit import AuditEvent
 from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind
@@ -311,10 +311,10 @@ def request_cancel(session: Session, principal: Principal, job: UUID) -> Job:
 
 def _job_to_steer(session: Session, principal: Principal, job: UUID) -> Job:
     """The job, locked, for somebody who may end or hold it."""
-    require(principal, Permission.JOB_CANCEL_OWN)
+    require(principal, Permission.JOB_CANCEL)
     found = _job(session, job, lock=True)
     if found.submitted_by != principal.id:
-        require(principal, Permission.JOB_CANCEL_ANY)
+        require_all(principal, Permission.JOB_CANCEL)
     return found
 
 

@@ -4,9 +4,11 @@ from api.routes import (
     adapters,
     audit,
     base_models,
+    break_glass,
     costs,
     departments,
     estimates,
+    file_grants,
     files,
     jobs,
     keys,
@@ -15,7 +17,9 @@ from api.routes import (
     members,
     models,
     principals,
+    role_grants,
     service_accounts,
+    shares,
     usage,
     users,
     webhooks,
@@ -23,8 +27,31 @@ from api.routes import (
 )
 
 # In the order in which the OpenAPI document shows them.
-ROUTERS = (
-    principals.router, models.router, base_models.router, files.router, jobs.router, estimates.router, adapters.router,
-    lineage.router, departments.router, users.router, members.router, service_accounts.router, keys.router,
-    limits.router, usage.router, costs.router, audit.router, webhooks.router, workers.router,
-)  # fmt: skip
+ROUTERS = tuple(
+    noun.router
+    for noun in (
+        principals,
+        models,
+        base_models,
+        files,
+        file_grants,
+        jobs,
+        estimates,
+        adapters,
+        shares,
+        lineage,
+        departments,
+        users,
+        members,
+        service_accounts,
+        keys,
+        role_grants,
+        break_glass,
+        limits,
+        usage,
+        costs,
+        audit,
+        webhooks,
+        workers,
+    )
+)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from api.deps import Authenticated, Caller
+from api.deps import Authenticated, Caller, needs
 from api.objects.audit import AuditLogObject
 from api.objects.shape import Page, page_of
 from api.queries import keys_of
@@ -59,7 +59,11 @@ class AuditQuery(BaseModel):
         )
 
 
-@router.get("", summary="Read the audit trail")
+@router.get(
+    "",
+    summary="Read the audit trail",
+    dependencies=[needs(Permission.AUDIT_READ_ALL, Permission.AUDIT_READ_DEPARTMENT, Permission.AUDIT_READ_OWN)],
+)
 def list_page(caller: Authenticated, query: Annotated[AuditQuery, Query()]) -> Page[AuditLogObject]:
     """Who did what to what, newest first. An auditor reads all departments, an admin their own, others their own acts.
 

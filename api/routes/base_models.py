@@ -6,10 +6,11 @@ from typing import Annotated, BinaryIO
 from fastapi import APIRouter, Depends, Path, Request
 
 from api.bodies import json_body
-from api.deps import Authenticated
+from api.deps import Authenticated, needs
 from api.objects.base_models import BaseModelObject, BaseModelRequest
 from api.objects.shape import Page, page_of
 from api.uploads import Spool, open_spool, receive_raw
+from domain.access import Permission
 from domain.base_models import BaseModelFacts, WeightsFacts, facts_of_config, weights_of_header
 from domain.digests import ManifestFile
 from domain.refusals import BodyTooLarge, ChecksumMismatch
@@ -28,7 +29,7 @@ _OCTETS = {
 }
 
 
-@router.post("", summary="Propose a base model")
+@router.post("", summary="Propose a base model", dependencies=[needs(Permission.BASE_MODEL_REGISTER)])
 def create(
     caller: Authenticated, proposed: Annotated[BaseModelRequest, json_body(BaseModelRequest)]
 ) -> BaseModelObject:
@@ -47,14 +48,14 @@ def create(
         return BaseModelObject.of(found)
 
 
-@router.get("", summary="List base models")
+@router.get("", summary="List base models", dependencies=[needs(Permission.BASE_MODEL_READ)])
 def list_all(caller: Authenticated) -> Page[BaseModelObject]:
     """Every base model, newest first, ready or not."""
     with caller.anywhere() as session:
         return page_of(map(BaseModelObject.of, base_models.list_all(session, caller.principal)))
 
 
-@router.get("/{base_model}", summary="Look at a base model")
+@router.get("/{base_model}", summary="Look at a base model", dependencies=[needs(Permission.BASE_MODEL_READ)])
 def retrieve(caller: Authenticated, base_model: Name) -> BaseModelObject:
     """A base model, and which of its files are here."""
     with caller.anywhere() as session:
@@ -83,7 +84,12 @@ def _mismatch() -> ChecksumMismatch:
     return ChecksumMismatch("The bytes are not those of the manifest.", param="path")
 
 
-@router.put("/{base_model}/files/{path:path}", summary="Upload a base model's file", openapi_extra=_OCTETS)  # noqa: FAST003 - taken by _expected
+@router.put(
+    "/{base_model}/files/{path:path}",  # noqa: FAST003 - taken by _expected
+    summary="Upload a base model's file",
+    dependencies=[needs(Permission.BASE_MODEL_REGISTER)],
+    openapi_extra=_OCTETS,
+)
 def upload_file(
     caller: Authenticated,
     base_model: Name,

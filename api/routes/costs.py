@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from api.deps import Authenticated
+from api.deps import Authenticated, needs
 from api.objects.usage import CostsBucketObject, CostsPage
 from api.queries import DAY, UnixSeconds, days_of, keys_of
+from domain.access import Permission
 from domain.refusals import Invalid
 from services import usage
 from services.usage import Grouping, UsageFilter
@@ -58,7 +59,7 @@ class CostsQuery(BaseModel):
         )
 
 
-@router.get("", summary="Look at costs")
+@router.get("", summary="Look at costs", dependencies=[needs(Permission.USAGE_READ)])
 def list_page(caller: Authenticated, query: Annotated[CostsQuery, Query()]) -> CostsPage:
     """What leases that ended and storage cost, day by day.
 

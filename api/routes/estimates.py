@@ -9,9 +9,10 @@ from fastapi import APIRouter, Path
 from fastapi.concurrency import run_in_threadpool
 
 from api.bodies import json_body
-from api.deps import Authenticated, Caller
+from api.deps import Authenticated, Caller, needs
 from api.objects.estimates import AccuraciesObject, AccuracyObject, EstimateObject
 from api.routes.jobs import limits_of
+from domain.access import Permission
 from domain.ids import IdKind, parse_id
 from domain.job_requests import JobRequest
 from runtime.settings import Settings
@@ -34,7 +35,7 @@ def _limits(settings: Settings) -> EstimateLimits:
     )
 
 
-@router.post("", summary="Estimate a job")
+@router.post("", summary="Estimate a job", dependencies=[needs(Permission.JOB_SUBMIT)])
 async def create(caller: Authenticated, wanted: Annotated[JobRequest, json_body(JobRequest)]) -> EstimateObject:
     """Tell what the same body would come to as a job: figures, queue, cost, and everything that would refuse it.
 
@@ -67,7 +68,7 @@ def _look(caller: Caller, estimate: UUID) -> Answer:
         return estimates.get(session, caller.principal, estimate, limits=_limits(caller.runtime.settings))
 
 
-@router.get("/accuracy", summary="Look at how far off estimates were")
+@router.get("/accuracy", summary="Look at how far off estimates were", dependencies=[needs(Permission.JOB_READ)])
 def accuracy(caller: Authenticated) -> AccuraciesObject:
     """Median and ninth decile of the errors, over the ended jobs of all departments, by base model and device."""
     with caller.anywhere() as session:
@@ -75,7 +76,7 @@ def accuracy(caller: Authenticated) -> AccuraciesObject:
     return AccuraciesObject(data=[AccuracyObject.of(each) for each in found])
 
 
-@router.get("/{estimate_id}", summary="Look at an estimate")
+@router.get("/{estimate_id}", summary="Look at an estimate", dependencies=[needs(Permission.JOB_READ)])
 def retrieve(
     caller: Authenticated, estimate_id: Annotated[str, Path(description="An estimate's id, `estimate-…`.")]
 ) -> EstimateObject:

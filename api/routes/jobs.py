@@ -9,10 +9,11 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from sqlalchemy.orm import Session
 
 from api.bodies import json_body
-from api.deps import Authenticated, Caller
+from api.deps import Authenticated, Caller, needs
 from api.objects.jobs import JobCheckpointObject, JobEventObject, JobObject
 from api.objects.shape import Page, page_of
 from api.pages import After
+from domain.access import Permission
 from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind, parse_id
 from domain.job_requests import JobRequest
@@ -71,7 +72,7 @@ def limits_of(settings: Settings) -> JobLimits:
     )
 
 
-@router.post("", summary="Submit a job")
+@router.post("", summary="Submit a job", dependencies=[needs(Permission.JOB_SUBMIT)])
 def create(
     caller: Authenticated,
     request: Request,
@@ -98,7 +99,7 @@ def create(
     return entered
 
 
-@router.get("", summary="List jobs", openapi_extra=_METADATA_PARAMETER)
+@router.get("", summary="List jobs", dependencies=[needs(Permission.JOB_READ)], openapi_extra=_METADATA_PARAMETER)
 def list_page(
     caller: Authenticated,
     request: Request,
@@ -113,14 +114,14 @@ def list_page(
         return page_of(_objects(session, caller, found), has_more=has_more)
 
 
-@router.get("/{job_id}", summary="Look at a job")
+@router.get("/{job_id}", summary="Look at a job", dependencies=[needs(Permission.JOB_READ)])
 def retrieve(caller: Authenticated, job_id: JobId) -> JobObject:
     """A job, its settings in force and how far it is."""
     with caller.in_department() as session:
         return _object(session, caller, jobs.get(session, caller.principal, parse_id(IdKind.JOB, job_id)))
 
 
-@router.post("/{job_id}/cancel", summary="Cancel a job")
+@router.post("/{job_id}/cancel", summary="Cancel a job", dependencies=[needs(Permission.JOB_CANCEL)])
 def cancel(caller: Authenticated, job_id: JobId) -> JobObject:
     """End a waiting job at once; ask the worker of a running one to stop, which takes until its next heartbeat."""
     with caller.in_department() as session:
@@ -128,7 +129,7 @@ def cancel(caller: Authenticated, job_id: JobId) -> JobObject:
         return _object(session, caller, job)
 
 
-@router.post("/{job_id}/pause", summary="Pause a job")
+@router.post("/{job_id}/pause", summary="Pause a job", dependencies=[needs(Permission.JOB_CANCEL)])
 def pause(caller: Authenticated, job_id: JobId) -> JobObject:
     """Take a waiting job out of the queue at once; ask the worker of a running one for a checkpoint and its device."""
     with caller.in_department() as session:
@@ -136,7 +137,7 @@ def pause(caller: Authenticated, job_id: JobId) -> JobObject:
         return _object(session, caller, job)
 
 
-@router.post("/{job_id}/resume", summary="Resume a job")
+@router.post("/{job_id}/resume", summary="Resume a job", dependencies=[needs(Permission.JOB_CANCEL)])
 def resume(caller: Authenticated, job_id: JobId) -> JobObject:
     """Queue a paused job again: it goes on from its newest checkpoint."""
     with caller.in_department() as session:
@@ -144,7 +145,7 @@ def resume(caller: Authenticated, job_id: JobId) -> JobObject:
         return _object(session, caller, job)
 
 
-@router.get("/{job_id}/events", summary="Read a job's events")
+@router.get("/{job_id}/events", summary="Read a job's events", dependencies=[needs(Permission.JOB_READ)])
 def list_events(
     caller: Authenticated,
     job_id: JobId,
@@ -159,7 +160,7 @@ def list_events(
         return page_of(map(JobEventObject.of, found), has_more=has_more)
 
 
-@router.get("/{job_id}/checkpoints", summary="List a job's checkpoints")
+@router.get("/{job_id}/checkpoints", summary="List a job's checkpoints", dependencies=[needs(Permission.JOB_READ)])
 def list_checkpoints(
     caller: Authenticated,
     job_id: JobId,

@@ -6,8 +6,9 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from api.bodies import json_body
-from api.deps import Caller, InProject
+from api.deps import Caller, InProject, needs
 from api.objects.limits import LimitsObject, SpendLimitDeleted, SpendLimitObject, SpendLimitRequest
+from domain.access import Permission
 from domain.limits import Allowance, LimitChange
 from domain.refusals import Invalid, NotFound
 from services import limits
@@ -16,14 +17,14 @@ from services.limits import LimitDefaults
 router = APIRouter(prefix="/v1/organization/projects/{project_id}", tags=["Usage"])
 
 
-@router.get("/limits", summary="Look at a department's limits")
+@router.get("/limits", summary="Look at a department's limits", dependencies=[needs(Permission.QUOTA_READ)])
 def retrieve(caller: InProject) -> LimitsObject:
     """The limits in force and what the department has of each; for its admin, the operator and the auditor."""
     with caller.in_department() as session:
         return _limits(session, caller)
 
 
-@router.post("/limits", summary="Set a department's limits")
+@router.post("/limits", summary="Set a department's limits", dependencies=[needs(Permission.QUOTA_SET)])
 def change(caller: InProject, wanted: Annotated[LimitChange, json_body(LimitChange)]) -> LimitsObject:
     """Set some of a department's limits; for the operator. What is beyond one already stays, and more is refused."""
     with caller.in_department() as session:
@@ -31,14 +32,14 @@ def change(caller: InProject, wanted: Annotated[LimitChange, json_body(LimitChan
         return _limits(session, caller)
 
 
-@router.get("/spend_limit", summary="Look at a department's budget")
+@router.get("/spend_limit", summary="Look at a department's budget", dependencies=[needs(Permission.QUOTA_READ)])
 def retrieve_budget(caller: InProject) -> SpendLimitObject:
     """The month's budget as the client knows it; not found where there is none."""
     with caller.in_department() as session:
         return _budget(session, caller)
 
 
-@router.post("/spend_limit", summary="Set a department's budget")
+@router.post("/spend_limit", summary="Set a department's budget", dependencies=[needs(Permission.QUOTA_SET)])
 def set_budget(
     caller: InProject, wanted: Annotated[SpendLimitRequest, json_body(SpendLimitRequest)]
 ) -> SpendLimitObject:
@@ -52,7 +53,7 @@ def set_budget(
         return _budget(session, caller)
 
 
-@router.delete("/spend_limit", summary="Take a department's budget away")
+@router.delete("/spend_limit", summary="Take a department's budget away", dependencies=[needs(Permission.QUOTA_SET)])
 def delete_budget(caller: InProject) -> SpendLimitDeleted:
     """Let the department spend without a limit; for the operator."""
     with caller.in_department() as session:

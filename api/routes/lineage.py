@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path
 from sqlalchemy.orm import Session
 
-from api.deps import Authenticated, Caller
+from api.deps import Authenticated, Caller, needs
 from api.objects.lineage import LineageEdgeObject, LineageObject
 from domain.access import Permission
 from domain.ids import IdKind, parse_id, public_id
@@ -29,7 +29,11 @@ _KINDS = {
 _TABLES: dict[str, type[Table]] = {"adapter_version": AdapterVersion, "base_model": BaseModel, "file": File, "job": Job}
 
 
-@router.get("/{object_id}", summary="Read what something descends from, and what descends from it")
+@router.get(
+    "/{object_id}",
+    summary="Read what something descends from, and what descends from it",
+    dependencies=[needs(Permission.LINEAGE_READ)],
+)
 def retrieve(
     caller: Authenticated,
     object_id: Annotated[str, Path(description="Id of a version, a job, a file or a base model, or a model's name.")],

@@ -7,9 +7,10 @@ from fastapi import APIRouter, Path
 from sqlalchemy.orm import Session
 
 from api.bodies import json_body
-from api.deps import Caller, InProject
+from api.deps import Caller, InProject, needs
 from api.objects.members import MemberObject, MemberRequest, RolesRequest
 from api.objects.shape import Deleted, Page, page_of
+from domain.access import Permission
 from domain.ids import IdKind, parse_id
 from domain.refusals import ConflictingFields
 from services import members
@@ -19,7 +20,11 @@ router = APIRouter(prefix="/v1/organization/projects/{project_id}/users", tags=[
 UserId = Annotated[str, Path(description="`user-…`.")]
 
 
-@router.post("", summary="Add a person to a department")
+@router.post(
+    "",
+    summary="Add a person to a department",
+    dependencies=[needs(Permission.MEMBER_MANAGE, Permission.MEMBER_NAME_FIRST_ADMIN)],
+)
 def create(caller: InProject, wanted: Annotated[MemberRequest, json_body(MemberRequest)]) -> MemberObject:
     """Give a person roles in the department. The operator names its first admin; its admins do the rest."""
     with caller.in_department() as session:
@@ -35,7 +40,7 @@ def _person(session: Session, caller: Caller, wanted: MemberRequest) -> UUID:
     return parse_id(IdKind.USER, wanted.user_id or "")
 
 
-@router.get("", summary="List a department's people")
+@router.get("", summary="List a department's people", dependencies=[needs(Permission.MEMBER_READ)])
 def list_all(caller: InProject) -> Page[MemberObject]:
     """The department's people and their roles, newest first."""
     with caller.in_department() as session:
@@ -43,14 +48,18 @@ def list_all(caller: InProject) -> Page[MemberObject]:
         return page_of(MemberObject.of(membership, user) for membership, user in found)
 
 
-@router.get("/{user_id}", summary="Look at one of a department's people")
+@router.get("/{user_id}", summary="Look at one of a department's people", dependencies=[needs(Permission.MEMBER_READ)])
 def retrieve(caller: InProject, user_id: UserId) -> MemberObject:
     """A person and their roles in the department."""
     with caller.in_department() as session:
         return MemberObject.of(*members.get_member(session, caller.principal, parse_id(IdKind.USER, user_id)))
 
 
-@router.post("/{user_id}", summary="Change a person's roles in a department")
+@router.post(
+    "/{user_id}",
+    summary="Change a person's roles in a department",
+    dependencies=[needs(Permission.MEMBER_MANAGE, Permission.MEMBER_NAME_FIRST_ADMIN)],
+)
 def modify(
     caller: InProject, user_id: UserId, wanted: Annotated[RolesRequest, json_body(RolesRequest)]
 ) -> MemberObject:
@@ -61,7 +70,9 @@ def modify(
         return MemberObject.of(*members.set_roles(session, caller.principal, user, wanted.wanted()))
 
 
-@router.delete("/{user_id}", summary="Take a person out of a department")
+@router.delete(
+    "/{user_id}", summary="Take a person out of a department", dependencies=[needs(Permission.MEMBER_MANAGE)]
+)
 def delete(caller: InProject, user_id: UserId) -> Deleted:
     """Take a person out of the department; their keys to it end. Its last admin stays."""
     with caller.in_department() as session:

@@ -4,15 +4,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from api.deps import Authenticated
+from api.deps import Authenticated, needs
 from api.objects.models import ModelList, ModelObject
+from domain.access import Permission
 from domain.refusals import NotFound
 from services import adapters, base_models
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
 
 
-@router.get("", summary="List models")
+@router.get("", summary="List models", dependencies=[needs(Permission.ADAPTER_READ)])
 def list_all(caller: Authenticated) -> ModelList:
     """What can be named as `model`: ready base models, and the department's adapter versions."""
     organisation = caller.runtime.settings.organisation
@@ -24,7 +25,7 @@ def list_all(caller: Authenticated) -> ModelList:
         return ModelList(data=data)
 
 
-@router.get("/{model}", summary="Look at a model")
+@router.get("/{model}", summary="Look at a model", dependencies=[needs(Permission.ADAPTER_READ)])
 def retrieve(
     caller: Authenticated, model: Annotated[str, Path(description="A base model's name, or `ft:…`.")]
 ) -> ModelObject:

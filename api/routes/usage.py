@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from api.deps import Authenticated
+from api.deps import Authenticated, needs
 from api.objects.usage import UsageObject, UsagePage
 from api.queries import UnixSeconds, days_of, keys_of
+from domain.access import Permission
 from services import usage
 from services.usage import Grouping, UsageFilter
 
@@ -46,7 +47,7 @@ class UsageQuery(BaseModel):
         )
 
 
-@router.get("", summary="Look at what was used")
+@router.get("", summary="Look at what was used", dependencies=[needs(Permission.USAGE_READ)])
 def list_page(caller: Authenticated, query: Annotated[UsageQuery, Query()]) -> UsagePage:
     """GPU-seconds, tokens, storage and their price, summed. Leases count on the day in which they ended.
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter, Path, Query
 
 from api.bodies import json_body
-from api.deps import Authenticated, Caller
+from api.deps import Authenticated, Caller, needs
 from api.objects.shape import Deleted, Page, page_of
 from api.objects.webhooks import (
     EventTypesObject,
@@ -34,14 +34,16 @@ router = APIRouter(prefix="/v1", tags=["Webhooks"])
 EndpointId = Annotated[str, Path(description="An endpoint's id, `wh_…`.")]
 
 
-@router.get("/webhook_event_types", summary="List what webhooks tell of")
+@router.get("/webhook_event_types", summary="List what webhooks tell of", dependencies=[needs(Permission.WEBHOOK_READ)])
 def list_event_types(caller: Authenticated) -> EventTypesObject:
     """The types that an endpoint can ask for."""
     require(caller.principal, Permission.WEBHOOK_READ)
     return EventTypesObject(data=list(OutgoingKind))
 
 
-@router.post("/webhook_endpoints", summary="Register a webhook endpoint")
+@router.post(
+    "/webhook_endpoints", summary="Register a webhook endpoint", dependencies=[needs(Permission.WEBHOOK_MANAGE)]
+)
 def create(
     caller: Authenticated, wanted: Annotated[WebhookEndpointRequest, json_body(WebhookEndpointRequest)]
 ) -> WebhookEndpointWithSecretObject:
@@ -63,7 +65,7 @@ def _check(caller: Caller, url: str) -> None:
     asyncio.run(receivers.check(url, caller.runtime.settings))
 
 
-@router.get("/webhook_endpoints", summary="List webhook endpoints")
+@router.get("/webhook_endpoints", summary="List webhook endpoints", dependencies=[needs(Permission.WEBHOOK_READ)])
 def list_page(
     caller: Authenticated,
     after: After = None,
@@ -76,14 +78,22 @@ def list_page(
         return page_of(map(WebhookEndpointObject.of, found), has_more=has_more)
 
 
-@router.get("/webhook_endpoints/{endpoint_id}", summary="Look at a webhook endpoint")
+@router.get(
+    "/webhook_endpoints/{endpoint_id}",
+    summary="Look at a webhook endpoint",
+    dependencies=[needs(Permission.WEBHOOK_READ)],
+)
 def retrieve(caller: Authenticated, endpoint_id: EndpointId) -> WebhookEndpointObject:
     """One endpoint, without its secret."""
     with caller.anywhere() as session:
         return WebhookEndpointObject.of(webhooks.get(session, caller.principal, _key(endpoint_id)))
 
 
-@router.post("/webhook_endpoints/{endpoint_id}", summary="Change a webhook endpoint")
+@router.post(
+    "/webhook_endpoints/{endpoint_id}",
+    summary="Change a webhook endpoint",
+    dependencies=[needs(Permission.WEBHOOK_MANAGE)],
+)
 def update(
     caller: Authenticated,
     endpoint_id: EndpointId,
@@ -106,7 +116,11 @@ def update(
         return WebhookEndpointObject.of(changed)
 
 
-@router.delete("/webhook_endpoints/{endpoint_id}", summary="Delete a webhook endpoint")
+@router.delete(
+    "/webhook_endpoints/{endpoint_id}",
+    summary="Delete a webhook endpoint",
+    dependencies=[needs(Permission.WEBHOOK_MANAGE)],
+)
 def delete(caller: Authenticated, endpoint_id: EndpointId) -> Deleted:
     """Send it nothing more, what is on its way included."""
     with caller.anywhere() as session:
@@ -114,7 +128,11 @@ def delete(caller: Authenticated, endpoint_id: EndpointId) -> Deleted:
     return Deleted(id=endpoint_id, object="webhook_endpoint.deleted")
 
 
-@router.post("/webhook_endpoints/{endpoint_id}/rotate_secret", summary="Give a webhook endpoint another secret")
+@router.post(
+    "/webhook_endpoints/{endpoint_id}/rotate_secret",
+    summary="Give a webhook endpoint another secret",
+    dependencies=[needs(Permission.WEBHOOK_MANAGE)],
+)
 def rotate_secret(
     caller: Authenticated, endpoint_id: EndpointId, wanted: Annotated[SecretRotation, json_body(SecretRotation)]
 ) -> WebhookEndpointWithSecretObject:
@@ -129,7 +147,11 @@ def rotate_secret(
         return WebhookEndpointWithSecretObject.of_new(issued)
 
 
-@router.post("/webhook_endpoints/{endpoint_id}/test", summary="Send a webhook endpoint a sample")
+@router.post(
+    "/webhook_endpoints/{endpoint_id}/test",
+    summary="Send a webhook endpoint a sample",
+    dependencies=[needs(Permission.WEBHOOK_MANAGE)],
+)
 def test(
     caller: Authenticated, endpoint_id: EndpointId, wanted: Annotated[WebhookTestRequest, json_body(WebhookTestRequest)]
 ) -> WebhookTestObject:

@@ -8,11 +8,11 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query
 from sqlalchemy.orm import Session
 
-from api.deps import Authenticated, Caller
+from api.deps import Authenticated, Caller, needs
 from api.objects.shape import Page, page_of
 from api.objects.workers import WorkerObject
 from api.pages import After
-from domain.access import Principal
+from domain.access import Permission, Principal
 from domain.ids import IdKind, parse_id
 from services import workers
 
@@ -22,7 +22,7 @@ WorkerId = Annotated[str, Path(description="A worker's id, `worker-…`.")]
 Now = Annotated[bool, Query(description="Give back the job it has, from a checkpoint, instead of finishing it.")]
 
 
-@router.get("", summary="List workers")
+@router.get("", summary="List workers", dependencies=[needs(Permission.WORKER_READ)])
 def list_page(
     caller: Authenticated,
     after: After = None,
@@ -39,26 +39,28 @@ def list_page(
         return page_of(map(WorkerObject.of, found), has_more=has_more)
 
 
-@router.get("/{worker_id}", summary="Look at a worker")
+@router.get("/{worker_id}", summary="Look at a worker", dependencies=[needs(Permission.WORKER_READ)])
 def retrieve(caller: Authenticated, worker_id: WorkerId) -> WorkerObject:
     """A worker: what it can, and what it is at."""
     with caller.runtime.platform() as session:
         return _object(session, caller, parse_id(IdKind.WORKER, worker_id))
 
 
-@router.post("/{worker_id}/drain", summary="Drain a worker")
+@router.post("/{worker_id}/drain", summary="Drain a worker", dependencies=[needs(Permission.WORKER_MANAGE)])
 def drain(caller: Authenticated, worker_id: WorkerId, *, now: Now = False) -> WorkerObject:
     """Give it no more jobs. It finishes the one it has, or gives it back: another goes on from its checkpoint."""
     return _managed(caller, worker_id, partial(workers.drain, now=now))
 
 
-@router.post("/{worker_id}/undrain", summary="Let a worker take jobs again")
+@router.post(
+    "/{worker_id}/undrain", summary="Let a worker take jobs again", dependencies=[needs(Permission.WORKER_MANAGE)]
+)
 def undrain(caller: Authenticated, worker_id: WorkerId) -> WorkerObject:
     """Take a drain back, and a retirement that has not come about."""
     return _managed(caller, worker_id, workers.undrain)
 
 
-@router.post("/{worker_id}/retire", summary="Retire a worker")
+@router.post("/{worker_id}/retire", summary="Retire a worker", dependencies=[needs(Permission.WORKER_MANAGE)])
 def retire(caller: Authenticated, worker_id: WorkerId, *, now: Now = False) -> WorkerObject:
     """Drain it; when it holds no job any more, its process ends with status 0."""
     return _managed(caller, worker_id, partial(workers.retire, now=now))

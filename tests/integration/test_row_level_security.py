@@ -28,9 +28,11 @@ from models_db.base_models import BaseModel
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
 from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
+from models_db.grants import FileGrant, VersionShare
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.outgoing import OutgoingDelivery, OutgoingEvent, WebhookEndpoint
 from models_db.retention import Erasure, StorageSweep
+from models_db.role_grants import BreakGlass, RoleGrant
 from models_db.tables import DEPARTMENT_TABLES, Table
 from models_db.usage import StorageSample, UsageRecord
 from runtime import migrations
@@ -41,11 +43,14 @@ from services import audit
 DEFINER_FUNCTIONS = {
     "audit_append",
     "authenticate_key",
+    "break_glass_over",
     "busy_workers",
     "claim_deliveries",
     "claimable_jobs",
+    "departments_to_erase",
     "departments_to_sample",
     "departments_to_warn",
+    "erase_department",
     "estimate_accuracy",
     "estimate_department",
     "estimates_to_nudge",
@@ -54,12 +59,16 @@ DEFINER_FUNCTIONS = {
     "forget_estimates",
     "forget_outgoing_events",
     "job_department",
+    "keep_an_admin",
+    "keep_roles_apart",
     "jobs_to_nudge",
     "list_departments",
     "measured_speeds",
+    "operators_needed",
     "preemptable_jobs",
     "queue_ahead",
     "queue_positions",
+    "shared_versions",
     "storage_sweeps_due",
     "touch_key",
     "usage_of_all_departments",
@@ -172,6 +181,19 @@ def _furnish(app: Engine, name: str) -> UUID:
                     department_id=department, base_model_id=base_model.id, request={}, data={},
                     inspection_key="sha256:4", created_by=user.id, expires_at=func.now(),
                 ),
+                FileGrant(
+                    department_id=department, file_id=file.id, user_id=user.id, granted_by=uuid4(),
+                    expires_at=func.now(),
+                ),
+                VersionShare(
+                    department_id=department, version_id=version.id, digest="sha256:2", to_department=uuid4(),
+                    requested_by=uuid4(), expires_at=func.now(),
+                ),
+                BreakGlass(
+                    department_id=department, reason="a test", lasts_s=60, requested_by=uuid4(), opened_by=uuid4(),
+                    opened_at=func.now(), expires_at=func.now(), account_id=account.id,
+                ),
+                RoleGrant(department_id=department, role="approver", user_id=user.id, requested_by=uuid4()),
                 Erasure(id=uuid4(), department_id=department, digest="sha256:3", ends_at=func.now()),
                 StorageSweep(department_id=department, due_at=func.now()),
                 Evaluation(
@@ -284,8 +306,8 @@ def test_a_row_cannot_refer_to_another_departments(
 
 def test_every_kind_of_reference_is_tried() -> None:
     assert {table for table, _column, _referred in REFERENCES} == {
-        "adapter_versions", "aliases", "api_keys", "evaluations", "job_checkpoints", "job_events", "jobs",
-        "outgoing_deliveries", "usage_records",
+        "adapter_versions", "aliases", "api_keys", "break_glass", "evaluations", "file_grants", "job_checkpoints",
+        "job_events", "jobs", "outgoing_deliveries", "usage_records", "version_shares",
     }  # fmt: skip
 
 
