@@ -1,5 +1,7 @@
 """What a policy may be, and the exact line of what it may not be."""
 
+import random
+
 import pytest
 
 from domain.data_classes import DataClass
@@ -309,3 +311,35 @@ def test_a_diff_tells_rules_and_no_comments() -> None:
     assert Change("training.max_rank", None, "8") in changes(None, parse(before))
     shown = text_diff("a: 1\nb: 2\n", "a: 1\nb: 3\n", names=("one", "two"))
     assert shown == "--- one\n+++ two\n@@ -1,2 +1,2 @@\n a: 1\n-b: 2\n+b: 3\n"
+
+
+# --- neighbours -------------------------------------------------------------------------------------------------------
+
+PIECES = (
+    b"&a ", b"*a", b"!!python/name:os.system ", b"!<x> ", b"---\n", b"...\n", b"? ", b": ", b"- ", b"|9\n", b">-\n",
+    b'"', b"'", b'"\\U00110000"', b'"\\uD800"', b"{", b"}", b"[", b"]", b",", b"#", b"%YAML 1.2\n", b"\t", b"\r",
+    b"\x00", b"\xff", b"\xc2\x85", b"\xe2\x80\xa8", b".nan", b"1e999", b"0x1", b"<<: ", b"`", b"@", b"~", b"9" * 30,
+    b"\xef\xbb\xbf", b"\n\n  ",
+)  # fmt: skip
+
+
+def line_refused(content: bytes) -> int | None:
+    try:
+        parse(content)
+    except InvalidPolicy as refusal:
+        return int(str(refusal.param).removeprefix("policy:"))
+    return None
+
+
+def test_of_damaged_text_comes_a_refusal_with_a_line_or_a_policy() -> None:
+    damage = random.Random(20261125)
+    lines = []
+    for _ in range(500):
+        text = bytearray(WHOLE)
+        for _ in range(damage.randint(1, 3)):
+            at = damage.randrange(len(text))
+            text[at : at + damage.choice((0, 1, 3))] = damage.choice(PIECES)
+        lines.append((line_refused(bytes(text)), len(text.decode(errors="replace").splitlines())))
+    refused = [(line, last) for line, last in lines if line is not None]
+    assert 250 < len(refused) < 500
+    assert all(1 <= line <= last + 1 for line, last in refused)
