@@ -102,6 +102,12 @@ class Connection:
         """POST a JSON body, or none."""
         return self._json("POST", path, query=query, body=body)
 
+    def post_bytes(self, *path: str, content: bytes, media_type: str, query: Query | None = None) -> JsonObject:
+        """POST a body that is no JSON."""
+        headers, params = {"Content-Type": media_type}, dict(query or {})
+        with translated():
+            return _checked(self._http.post(_url(path), content=content, headers=headers, params=params))
+
     def delete(self, *path: str) -> JsonObject:
         """DELETE, with no body."""
         return self._json("DELETE", path)

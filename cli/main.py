@@ -21,6 +21,7 @@ from cli import (
     keys,
     lineage,
     members,
+    policies,
     service,
     service_accounts,
     usage,
@@ -32,6 +33,7 @@ from cli.endpoint import EndpointUnknown
 from cli.gguf import NotConverted
 from cli.jobs import NotMeasured, WatchingEnded
 from cli.output import Column, Output, plain
+from cli.policies import Undecided
 from cli.pull import AdapterDamaged, FolderInUse
 from cli.session import NotNamed, Options, Session
 from domain.refusals import DepartmentNeeded, Refusal
@@ -42,6 +44,8 @@ DEPARTMENT_OPTION = "--department"
 VALUE_OPTIONS = ("--base-url", "--api-key", "--endpoint")
 AUDIT = "audit"
 MAX_FINDINGS = 10
+# Exit status of a check that could not be made.
+UNDECIDED = 2
 BASE_URL_VARIABLE = "TSUGIKI_BASE_URL"
 API_KEY_VARIABLE = "TSUGIKI_API_KEY"
 DEPARTMENT_VARIABLE = "TSUGIKI_DEPARTMENT"
@@ -125,6 +129,7 @@ NOUNS = {
     "files": files.app,
     "jobs": jobs.app,
     "adapters": adapters.app,
+    "policy": policies.app,
     "workers": workers.app,
 }
 for name, noun in NOUNS.items():
@@ -140,14 +145,17 @@ for start in (service.up, service.api, service.worker, service.beat, service.mig
 def main() -> None:
     """Run the command line and exit: 0, 1 where the service or the machine says no, 2 for a wrong command.
 
-    130 where Ctrl-C ends it.
+    2 too for a check that could not be made, and 130 where Ctrl-C ends it.
     """
     try:
         app(args=hoisted(sys.argv[1:]))
-    except Refused as refused:
+    except (Refused, Refusal) as refused:
         _fail(_told(refused), code=refused.code, param=refused.param, details=refused.details)
-    except Refusal as refusal:
-        _fail(refusal.message, code=refusal.code, param=refusal.param, details=refusal.details)
+    except Undecided as undecided:
+        why = undecided.error
+        if isinstance(why, (Refused, Refusal)):
+            _fail(_told(why), code=why.code, param=why.param, details=why.details, status=UNDECIDED)
+        _fail(str(why), status=UNDECIDED)
     except WatchingEnded as ended:
         sys.stderr.write(f"The job goes on: tsugiki jobs watch {ended}\n")
         sys.exit(128 + signal.SIGINT)
@@ -188,15 +196,20 @@ def _is_roots(word: str, command: str | None) -> bool:
     return command is None and word in VALUE_OPTIONS
 
 
-def _told(refused: Refused) -> str:
-    """The service's message, and what it means at a command line."""
-    if refused.code == DEPARTMENT_REQUIRED:
+def _told(refused: Refused | Refusal) -> str:
+    """The message, and what it means at a command line."""
+    if isinstance(refused, Refused) and refused.code == DEPARTMENT_REQUIRED:
         return "This key stands outside all departments: say which with --department."
     return refused.message
 
 
 def _fail(
-    message: str, *, code: str | None = None, param: str | None = None, details: Sequence[JsonObject] = ()
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    details: Sequence[JsonObject] = (),
+    status: int = 1,
 ) -> NoReturn:
     lines = [f"error: {plain(message)}{_facts(code, param)}"]
     # The first finding is the message itself.
@@ -208,7 +221,7 @@ def _fail(
     if (left := len(further) - MAX_FINDINGS) > 0:
         lines.append(f"  and {left} more")
     sys.stderr.write("\n".join(lines) + "\n")
-    sys.exit(1)
+    sys.exit(status)
 
 
 def _facts(code: str | None, param: str | None) -> str:
