@@ -87,6 +87,7 @@ class Permission(StrEnum):
     KEY_READ = "key.read"
     KEY_MANAGE = "key.manage"
     KEY_MANAGE_FIRST = "key.manage_first"
+    SERVICE_ACCOUNT_MANAGE = "service_account.manage"
     ROLE_READ = "role.read"
     ROLE_GRANT = "role.grant"
     ROLE_CLAIM = "role.claim"
@@ -166,6 +167,7 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     # An approver's own key is the approver's alone to make: who holds it, decides.
     Permission.KEY_MANAGE: _own(_V, _T, _D, _G) | _department(_TA),
     Permission.KEY_MANAGE_FIRST: _platform(_P),
+    Permission.SERVICE_ACCOUNT_MANAGE: _department(_TA),
     Permission.ROLE_READ: _department(_TA) | _platform(_P, _A),
     # Approver, operator and auditor: two operators where there are two.
     Permission.ROLE_GRANT: _platform(_P),

@@ -89,7 +89,7 @@ def create_service_account(
     session: Session, principal: Principal, roles: list[str], wish: KeyWish
 ) -> tuple[ServiceAccount, IssuedKey]:
     """A robot of the department, of the name of its first key. Whoever makes it answers for it."""
-    require_all(principal, Permission.KEY_MANAGE)
+    require(principal, Permission.SERVICE_ACCOUNT_MANAGE)
     check_name(wish.name, param="name")
     wanted = parse_roles(roles)
     if wanted & {Role.DEPARTMENT_ADMIN, Role.APPROVER}:
@@ -232,7 +232,7 @@ def get_service_account(session: Session, principal: Principal, account: UUID) -
 
 def delete_service_account(session: Session, principal: Principal, account: UUID) -> None:
     """End a robot: its keys stop working with the next request."""
-    require_all(principal, Permission.KEY_MANAGE)
+    require(principal, Permission.SERVICE_ACCOUNT_MANAGE)
     found = get_service_account(session, principal, account)
     found.deleted_at = session.scalar(select(func.now()))
     revoke_all(session, principal, account)

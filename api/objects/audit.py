@@ -8,7 +8,7 @@ from domain.access import PrincipalType
 from domain.ids import IdKind, public_id
 from models_db.audit import AuditRecord
 
-_KINDS = {
+KINDS = {
     "adapter": IdKind.ADAPTER,
     "adapter_version": IdKind.ADAPTER_VERSION,
     "api_key": IdKind.API_KEY,
@@ -20,6 +20,7 @@ _KINDS = {
     "job": IdKind.JOB,
     "role_grant": IdKind.ROLE_GRANT,
     "service_account": IdKind.SERVICE_ACCOUNT,
+    "webhook_endpoint": IdKind.WEBHOOK_ENDPOINT,
     "version_share": IdKind.VERSION_SHARE,
     "user": IdKind.USER,
     "worker": IdKind.WORKER,
@@ -120,6 +121,4 @@ def _project(department: UUID | None) -> AuditProjectObject | None:
 def _resource(record: AuditRecord) -> AuditResourceObject | None:
     if record.resource_type is None or record.resource_id is None:
         return None
-    return AuditResourceObject(
-        type=record.resource_type, id=public_id(_KINDS[record.resource_type], record.resource_id)
-    )
+    return AuditResourceObject(type=record.resource_type, id=public_id(KINDS[record.resource_type], record.resource_id))

@@ -76,7 +76,7 @@ def accuracy(caller: Authenticated) -> AccuraciesObject:
     return AccuraciesObject(data=[AccuracyObject.of(each) for each in found])
 
 
-@router.get("/{estimate_id}", summary="Look at an estimate", dependencies=[needs(Permission.JOB_READ)])
+@router.get("/{estimate_id}", summary="Look at an estimate", dependencies=[needs(Permission.JOB_SUBMIT)])
 def retrieve(
     caller: Authenticated, estimate_id: Annotated[str, Path(description="An estimate's id, `estimate-…`.")]
 ) -> EstimateObject:

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/organization/projects/{project_id}/service_accoun
 AccountId = Annotated[str, Path(description="`svcacct_…`.")]
 
 
-@router.post("", summary="Create a robot", dependencies=[needs(Permission.KEY_MANAGE)])
+@router.post("", summary="Create a robot", dependencies=[needs(Permission.SERVICE_ACCOUNT_MANAGE)])
 def create(
     caller: InProject, wanted: Annotated[ServiceAccountRequest, json_body(ServiceAccountRequest)]
 ) -> NewServiceAccountObject:
@@ -43,7 +43,9 @@ def retrieve(caller: InProject, service_account_id: AccountId) -> ServiceAccount
         return ServiceAccountObject.of(keys.get_service_account(session, caller.principal, account))
 
 
-@router.delete("/{service_account_id}", summary="Delete a robot", dependencies=[needs(Permission.KEY_MANAGE)])
+@router.delete(
+    "/{service_account_id}", summary="Delete a robot", dependencies=[needs(Permission.SERVICE_ACCOUNT_MANAGE)]
+)
 def delete(caller: InProject, service_account_id: AccountId) -> Deleted:
     """End a robot: its keys stop working with the next request."""
     account = parse_id(IdKind.SERVICE_ACCOUNT, service_account_id)
