@@ -24,6 +24,17 @@ COLUMNS = (
     Column("status", "status"),
     Column("created", lambda item: when(item["created_at"])),
 )
+DESCENDANTS = (
+    Column("version", lambda item: f"{item['adapter']}@{item['version']}"),
+    Column("state", "state"),
+    Column("live", "live"),
+    Column("saw it", "relation"),
+    Column("through", "through"),
+    Column("aliases", "aliases"),
+    Column("servers", "servers"),
+    Column("holders", "holders"),
+    Column("id", "id"),
+)
 FileId = Annotated[str, typer.Argument(metavar="FILE_ID", help="As `files list` shows it: file-….")]
 
 
@@ -55,6 +66,19 @@ def show(context: typer.Context, file: FileId) -> None:
     with translated():
         found = session.connection.client.files.retrieve(file).to_dict()
     session.output.one(found, (*COLUMNS, Column("rows", "rows"), Column("sha256", "sha256")))
+
+
+@app.command()
+def descendants(
+    context: typer.Context,
+    file: FileId,
+    *,
+    live: Annotated[bool, typer.Option("--live", help="Only versions that can still be handed out.")] = False,
+) -> None:
+    """List the versions that saw a file: trained, validated or evaluated on it, or continued from one that was."""
+    session = Session.of(context)
+    found = session.connection.get("files", file, "descendants", query={"live": "true" if live else None})
+    session.output.rows(found["data"], DESCENDANTS)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from cli import (
     audit,
     base_models,
     departments,
+    deployments,
     files,
     jobs,
     keys,
@@ -26,6 +27,7 @@ from cli import (
     service_accounts,
     usage,
     users,
+    webhooks,
     workers,
 )
 from cli.connection import JsonObject, Refused, Unreachable
@@ -130,6 +132,8 @@ NOUNS = {
     "jobs": jobs.app,
     "adapters": adapters.app,
     "policy": policies.app,
+    "deployments": deployments.app,
+    "webhooks": webhooks.app,
     "workers": workers.app,
 }
 for name, noun in NOUNS.items():

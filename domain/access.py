@@ -72,6 +72,7 @@ class Permission(StrEnum):
     SHARE_APPROVE = "share.approve"
     SHARE_END = "share.end"
     LINEAGE_READ = "lineage.read"
+    DEPLOYMENT_REPORT = "deployment.report"
     DEPARTMENT_CREATE = "department.create"
     DEPARTMENT_CLOSE = "department.close"
     DEPARTMENT_LIST = "department.list"
@@ -151,6 +152,7 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     # Stopping takes one.
     Permission.SHARE_END: _department(_TA, _G, _B),
     Permission.LINEAGE_READ: _department(_V, _T, _D, _TA, _G, _B) | _metadata(_A),
+    Permission.DEPLOYMENT_REPORT: _department(_TA, _I),
     Permission.DEPARTMENT_CREATE: _platform(_P),
     Permission.DEPARTMENT_CLOSE: _platform(_P),
     Permission.DEPARTMENT_LIST: _platform(_P, _A),

@@ -65,6 +65,7 @@ class AuditEvent(StrEnum):
     SHARE_APPROVED = "share.approved"
     SHARE_ENDED = "share.ended"
     ALIAS_MOVED = "alias.moved"
+    DEPLOYMENT_REPORTED = "deployment.reported"
     WEBHOOK_CREATED = "webhook.created"
     WEBHOOK_CHANGED = "webhook.changed"
     WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"  # noqa: S105 - an event's name

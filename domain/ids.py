@@ -32,6 +32,8 @@ class IdKind(StrEnum):
     WORKER = "worker-"
     WEBHOOK_ENDPOINT = "wh_"
     OUTGOING_EVENT = "evt_"
+    DOWNLOAD = "download-"
+    DEPLOYMENT = "deployment-"
 
 
 _HEX = re.compile(r"[0-9a-f]{32}")

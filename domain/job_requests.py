@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 
 from domain.adapters import check_name
 from domain.base_models import BaseModelFacts
+from domain.continuing import ParentFacts, continued
 from domain.digests import Digest
 from domain.layer_patterns import FORM, MAX_KEY_CHARACTERS, MAX_KEYS, LayerPattern, read_key
 from domain.refusals import ConflictingFields, ExceedsBaseModel, Invalid, JobTooLarge, OutOfRange, UnknownTargetModule
@@ -143,7 +144,9 @@ class LoraRequest(_Request):
 class JobRequest(_Request):
     """`POST /v1/fine_tuning/jobs`."""
 
-    model: StrictStr = Field(description="A registered base model's name.")
+    model: StrictStr = Field(
+        description="A registered base model's name; or a version's, `ft:…`, to continue from its weights."
+    )
     training_file: StrictStr = Field(description="Id of the rows to learn from, `file-…`.")
     validation_file: StrictStr | None = Field(
         default=None, description="Id of rows that the loss is measured on while it trains."
@@ -207,10 +210,11 @@ def resolve(
     validation: FileFacts | None,
     evaluation: FileFacts | None,
     seed: int,
+    parent: ParentFacts | None = None,
 ) -> RunSpec:
     """The frozen specification of the run: every "auto" has become a number, every name a digest.
 
-    Raises Invalid, OutOfRange, ConflictingFields, ExceedsBaseModel or UnknownTargetModule.
+    Raises Invalid, OutOfRange, ConflictingFields, ExceedsBaseModel, UnknownTargetModule or ParentDiffers.
     """
     chosen, lora = request.chosen_hyperparameters, request.lora
     batch_size = DEFAULT_BATCH_SIZE if chosen.batch_size == "auto" else chosen.batch_size
@@ -218,7 +222,7 @@ def resolve(
     return RunSpec(
         base_model=base_model,
         base_model_digest=base_model_digest,
-        method=_method(lora, facts),
+        method=continued(lora.model_dump(exclude_unset=True), parent.method) if parent else _method(lora, facts),
         optimiser=Optimiser(
             learning_rate=_learning_rate(chosen, lora, facts),
             weight_decay=float(lora.weight_decay),
@@ -241,6 +245,7 @@ def resolve(
         checkpoint_every_steps=lora.checkpoint_every_steps
         or max(MIN_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total_steps / CHECKPOINTS_PER_RUN)),
         validate_every_steps=_validate_every(lora, total_steps, has_validation=validation is not None),
+        parent=parent.digest if parent else None,
     )
 
 

@@ -5,6 +5,7 @@ Directories in, directories out. `train` reads
     inputs/base_model/                  an ordinary Hugging Face model folder
     inputs/<run>/train.jsonl            [validation.jsonl]
     inputs/<run>/checkpoint/            only to resume: one complete checkpoint
+    inputs/<run>/parent/                only where the specification names a parent: its adapter, in PEFT format
 
 and writes, per run,
 

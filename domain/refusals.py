@@ -202,6 +202,14 @@ class IdempotencyKeyReused(Invalid):
     code = "idempotency_key_reused"
 
 
+class ParentDiffers(Invalid):
+    code = "parent_differs"
+
+
+class ParentUnusable(Conflict):
+    code = "parent_unusable"
+
+
 class ForbiddenAddress(Invalid):
     code = "forbidden_address"
 

@@ -138,6 +138,8 @@ class RunSpec(Frozen):
     checkpoint_every_steps: Annotated[int, Field(ge=1)]
     # 0 validates only after the last step.
     validate_every_steps: Annotated[int, Field(ge=0)]
+    # The adapter version whose weights it begins with, by its manifest's digest; it has this method's shapes.
+    parent: Digest | None = None
 
     @property
     def lora(self) -> LoraMethod:

@@ -14,6 +14,7 @@ from engine.chat import ChatTokenizer
 from engine.checkpoints import Checkpoint
 from engine.distributed import Ranks
 from engine.memory import check_fits, free_bytes
+from engine.parent_adapter import take_over
 from engine.path import Path as ComputePath
 from engine.paths import Paths
 from engine.rows import Rows, load_chat, load_run_rows
@@ -98,8 +99,8 @@ class Preparation:
         """The weights before the first step: the same on every rank, a function of the run's seed."""
         spec, checkpoint = member.plan.spec, self._checkpoints.get(member.run)
         method = spec.method
-        if checkpoint and isinstance(method, LoraMethod):
-            # Whatever the start was, the checkpoint has it; only names and shapes are wanted.
+        if (checkpoint or spec.parent) and isinstance(method, LoraMethod):
+            # Whatever the start was, the checkpoint or the parent has it; only names and shapes are wanted.
             method = method.model_copy(update={"init": LoraInit.KAIMING})
         # A start from the rows sees them in the order of the first epoch.
         order = rows_of_step(0, len(rows.train), batch_size=len(rows.train), seed=spec.seed)
@@ -111,4 +112,8 @@ class Preparation:
             rows=[rows.train[place] for place in order],
             precision=self._compute.precision,
         )
-        return adapter.begun_from(spec.method, checkpoint.starts()) if checkpoint else adapter
+        if checkpoint:
+            return adapter.begun_from(spec.method, checkpoint.starts())
+        if spec.parent:
+            take_over(adapter, self._inputs / member.run / "parent", spec.parent)
+        return adapter

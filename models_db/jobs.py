@@ -40,6 +40,13 @@ class Job(Table):
         ForeignKeyConstraint(["department_id", "validation_file_id"], ["files.department_id", "files.id"]),
         ForeignKeyConstraint(["department_id", "evaluation_file_id"], ["files.department_id", "files.id"]),
         ForeignKeyConstraint(["department_id", "lease_id"], ["leases.department_id", "leases.id"]),
+        ForeignKeyConstraint(
+            ["department_id", "parent_version_id"],
+            ["adapter_versions.department_id", "adapter_versions.id"],
+            # A version refers to its job as well: a department that is erased goes by this one first.
+            ondelete="SET NULL (parent_version_id)",
+            use_alter=True,
+        ),
         CheckConstraint(f"state IN ({_STATES})", name="state"),
         CheckConstraint("(state = 'running') = (lease_id IS NOT NULL)", name="running_under_lease"),
         CheckConstraint("(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
@@ -53,6 +60,10 @@ class Job(Table):
             postgresql_where="state = 'queued'",
         ),
         Index("ix_jobs_measured", "base_model_id", "finished_at", postgresql_where="actual IS NOT NULL"),
+        Index("ix_jobs_training_file_id", "training_file_id"),
+        Index("ix_jobs_validation_file_id", "validation_file_id", postgresql_where="validation_file_id IS NOT NULL"),
+        Index("ix_jobs_evaluation_file_id", "evaluation_file_id", postgresql_where="evaluation_file_id IS NOT NULL"),
+        Index("ix_jobs_parent_version_id", "parent_version_id", postgresql_where="parent_version_id IS NOT NULL"),
         Index("ix_jobs_department_id_request_sha256", "department_id", "request_sha256"),
     )
 
@@ -63,6 +74,8 @@ class Job(Table):
     training_file_id: Mapped[UUID]
     validation_file_id: Mapped[UUID | None]
     evaluation_file_id: Mapped[UUID | None]
+    # The version whose weights it begins with.
+    parent_version_id: Mapped[UUID | None]
     adapter_name: Mapped[str]
     suffix: Mapped[str | None]
     spec: Mapped[dict[str, Any]]

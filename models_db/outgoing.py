@@ -86,7 +86,7 @@ class OutgoingDelivery(Table):
         ForeignKeyConstraint(
             ["department_id", "event_id"], ["outgoing_events.department_id", "outgoing_events.id"], ondelete="CASCADE"
         ),
-        UniqueConstraint("event_id", "receiver"),
+        UniqueConstraint("department_id", "event_id", "receiver"),
         CheckConstraint("num_nonnulls(due_at, delivered_at, given_up_at) = 1", name="one_state"),
         Index("ix_outgoing_deliveries_due", "receiver", "due_at", postgresql_where="due_at IS NOT NULL"),
     )

@@ -8,6 +8,7 @@ from models_db.departments import ApiKey, Department, Membership, ServiceAccount
 from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.grants import FileGrant, VersionShare
+from models_db.handouts import Deployment, Download
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.outgoing import OutgoingDelivery, OutgoingEvent, WebhookEndpoint
 from models_db.retention import Erasure, StorageSweep
@@ -26,6 +27,8 @@ __all__ = [
     "BaseModelFile",
     "BreakGlass",
     "Department",
+    "Deployment",
+    "Download",
     "Erasure",
     "Evaluation",
     "File",
@@ -53,8 +56,9 @@ __all__ = [
 
 # Whose rows belong to one department each; row-level security is forced on all of them.
 DEPARTMENT_TABLES = (
-    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "break_glass", "departments", "erasures",
-    "estimates", "evaluations", "file_grants", "files", "inspections", "job_checkpoints", "job_events", "jobs",
-    "leases", "lineage_edges", "memberships", "outgoing_deliveries", "outgoing_events", "role_grants",
-    "service_accounts", "storage_samples", "storage_sweeps", "usage_records", "version_shares", "webhook_endpoints",
+    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "break_glass", "departments",
+    "deployments", "downloads", "erasures", "estimates", "evaluations", "file_grants", "files", "inspections",
+    "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges", "memberships", "outgoing_deliveries",
+    "outgoing_events", "role_grants", "service_accounts", "storage_samples", "storage_sweeps", "usage_records",
+    "version_shares", "webhook_endpoints",
 )  # fmt: skip

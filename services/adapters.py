@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -22,7 +22,7 @@ from domain.refusals import ArtifactMissing, Denied, NotFound
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
-from services import audit, blobs, estimates, leases, outbox
+from services import audit, blobs, downloads, estimates, leases, outbox
 from services.claims import Claim
 from services.cursors import known_cursor
 from services.jobs import close, tell
@@ -130,6 +130,7 @@ def _draw_lineage(session: Session, job: Job, version: AdapterVersion) -> None:
         ("trained_on", "file", job.training_file_id),
         ("validated_on", "file", job.validation_file_id),
         ("evaluated_on", "file", job.evaluation_file_id),
+        ("continued_from", "adapter_version", job.parent_version_id),
     ]
     for relation, object_type, object_id in edges:
         if object_id is not None:
@@ -257,6 +258,7 @@ def open_download(session: Session, principal: Principal, name: str, reference: 
             raise Denied("This version is not approved.")
     if version.state in {VersionState.REVOKED, VersionState.REJECTED}:
         raise Denied(f"This version is {version.state}.")
+    downloads.remember(session, principal, version)
     _record_download(session, principal, version, AuditEvent.VERSION_DOWNLOADED)
     return adapter, version
 
@@ -303,18 +305,3 @@ def _record_download(
         refs=[version.adapter_id],
         details={"digest": version.digest, **details},
     )
-
-
-def lineage(session: Session, principal: Principal, subject: UUID) -> Sequence[LineageEdge]:
-    """Every edge that touches a version, a job, a file or a base model, from either end.
-
-    A job's are also those of the version it produced: what it used is what that descends from.
-    """
-    require(principal, Permission.LINEAGE_READ)
-    produced = select(LineageEdge.subject_id).where(
-        LineageEdge.object_id == subject, LineageEdge.relation == "produced_by"
-    )
-    touching = or_(
-        LineageEdge.subject_id == subject, LineageEdge.object_id == subject, LineageEdge.subject_id.in_(produced)
-    )
-    return session.scalars(select(LineageEdge).where(touching).order_by(LineageEdge.id)).all()

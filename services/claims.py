@@ -24,9 +24,10 @@ from models_db.departments import Department
 from models_db.jobs import Job, JobCheckpoint, Lease
 from models_db.sessions import enter_department, take_lock
 from models_db.workers import Worker
-from services import audit, outbox, usage, workers
+from services import audit, outbox, parents, usage, workers
 from services.base_models import manifest_of
 from services.jobs import tell
+from services.parents import ParentFiles
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Claim:
     spec: RunSpec
     base_model: Manifest
     resume: ResumePoint | None
+    parent: ParentFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ def claim(
         spec=RunSpec.model_validate(found.spec, strict=False),
         base_model=manifest_of(session.get_one(BaseModel, found.base_model_id)),
         resume=resume,
+        parent=parents.files_of(session, found.parent_version_id) if found.parent_version_id else None,
     )
 
 

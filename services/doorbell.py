@@ -24,7 +24,7 @@ class OutboxState(StrEnum):
 
 @dataclass(frozen=True)
 class Nudge:
-    """What there is to do: with a job, by its state; rows of an estimate to count; an event to tell others."""
+    """What there is to do: with a job, by its state; rows to count; an event to tell others."""
 
     subject: UUID
     state: JobState | EstimateState | OutboxState

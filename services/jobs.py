@@ -22,10 +22,11 @@ from models_db.base_models import BaseModel
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent
 from models_db.sessions import take_lock
-from services import audit, base_models, outbox
+from services import audit, base_models, outbox, parents
 from services.cursors import known_cursor
 from services.doorbell import nudge
 from services.limits import LimitDefaults, against_submit
+from services.parents import Parent
 
 _ENDED = {
     JobState.SUCCEEDED: OutgoingKind.JOB_SUCCEEDED,
@@ -99,7 +100,7 @@ def submit(
         principal,
         AuditEvent.JOB_SUBMITTED,
         resource=("job", job.id),
-        refs=[*files, job.base_model_id],
+        refs=[*files, job.base_model_id, *([job.parent_version_id] if job.parent_version_id else [])],
         details={"base_model_digest": job.spec["base_model_digest"], "training_digest": job.spec["data"]["train"]},
     )
     failpoint(FailPoint.SUBMIT_IN_TX)
@@ -136,6 +137,7 @@ class _Named:
     """What a request's names stand for."""
 
     base_model: BaseModel
+    parent: Parent | None
     training: File
     validation: File | None
     evaluation: File | None
@@ -143,9 +145,13 @@ class _Named:
 
 def _named(session: Session, request: JobRequest, refusals: list[Refusal]) -> _Named | None:
     """What the names stand for; None where one of them stands for nothing, which is noted."""
-    before, base_model = len(refusals), None
+    before, base_model, parent = len(refusals), None, None
     with _noted(refusals):
-        base_model = base_models.get_ready(session, request.model)
+        if request.model.startswith(parents.MODEL_PREFIX):
+            parent = parents.get_usable(session, request.model)
+            base_model = session.get_one(BaseModel, parent.version.base_model_id)
+        else:
+            base_model = base_models.get_ready(session, request.model)
     files: dict[str, File | None] = {}
     for param in ("training_file", "validation_file", "evaluation_file"):
         with _noted(refusals):
@@ -153,12 +159,12 @@ def _named(session: Session, request: JobRequest, refusals: list[Refusal]) -> _N
     training = files.get("training_file")
     if len(refusals) > before or base_model is None or training is None:
         return None
-    return _Named(base_model, training, files["validation_file"], files["evaluation_file"])
+    return _Named(base_model, parent, training, files["validation_file"], files["evaluation_file"])
 
 
 def _job_of(principal: Principal, request: JobRequest, named: _Named, *, seed: int) -> Job:
     """The row of a request whose names have become digests. Raises what `resolve` refuses."""
-    training, validation, evaluation = named.training, named.validation, named.evaluation
+    training, validation, evaluation, parent = named.training, named.validation, named.evaluation, named.parent
     spec = resolve(
         request,
         base_model=named.base_model.name,
@@ -168,6 +174,7 @@ def _job_of(principal: Principal, request: JobRequest, named: _Named, *, seed: i
         validation=_facts(validation) if validation else None,
         evaluation=_facts(evaluation) if evaluation else None,
         seed=seed if request.seed is None else request.seed,
+        parent=parent.facts if parent else None,
     )
     return Job(
         department_id=principal.department,
@@ -176,7 +183,8 @@ def _job_of(principal: Principal, request: JobRequest, named: _Named, *, seed: i
         training_file_id=training.id,
         validation_file_id=validation.id if validation else None,
         evaluation_file_id=evaluation.id if evaluation else None,
-        adapter_name=request.adapter_name,
+        parent_version_id=parent.version.id if parent else None,
+        adapter_name=parent.adapter if parent and not request.suffix else request.adapter_name,
         suffix=request.suffix,
         spec=spec.model_dump(mode="json"),
         priority=request.priority,

@@ -26,7 +26,7 @@ def document(session: Session, parcel: Parcel, *, organisation: str, release: st
         base_model=base_model.name,
         base_model_digest=base_model.digest,
         files=_files(session, job),
-        parent=None,
+        parent=_state(session, session.get_one(AdapterVersion, parent)) if (parent := job.parent_version_id) else None,
         made=_state(session, made) if made else None,
         error=job.error["message"] if job.error else None,
         release=release,

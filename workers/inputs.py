@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +15,17 @@ from services import leases
 from services.claims import Claim, ResumePoint
 from storage.errors import DigestMismatch, ObjectMissing
 from storage.keys import Key
+from workers import verdicts
 from workers.base_model_cache import cached_folder
 from workers.checkpoints import fetch_checkpoint
 from workers.patience import Patience
+from workers.verdicts import Ended
 
 log = logging.getLogger(__name__)
 
 BASE_MODEL = "base_model"
 CHECKPOINT_MANIFEST = "checkpoint.json"
+PARENT_WITHDRAWN = "parent_withdrawn"
 
 
 def link_base_model(runtime: Runtime, held: Claim, inputs: Path, patience: Patience) -> None:
@@ -30,12 +34,22 @@ def link_base_model(runtime: Runtime, held: Claim, inputs: Path, patience: Patie
     (inputs / BASE_MODEL).symlink_to(cached)
 
 
-def fetch_rows(runtime: Runtime, held: Claim, rows: dict[Path, Digest | None], patience: Patience) -> None:
+def fetch_rows(runtime: Runtime, held: Claim, rows: Mapping[Path, Digest | None], patience: Patience) -> None:
     """Write row files; one without a digest is not part of the run. Raises ObjectMissing, DigestMismatch."""
     for path, digest in rows.items():
         if digest is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             patience.fetch(runtime.objects, Key.blob(held.department, digest), path, digest)
+
+
+def fetch_parent(runtime: Runtime, held: Claim, to: Path, patience: Patience) -> None:
+    """Write the adapter that a job begins with. Raises Ended where it was withdrawn, ObjectMissing, DigestMismatch."""
+    if held.parent is None:
+        return
+    if not held.parent.is_usable:
+        raise Ended(verdicts.failed(held, PARENT_WITHDRAWN, "The version that the job continues from was withdrawn."))
+    files = {to / file.path: file.digest for file in held.parent.manifest.files}
+    fetch_rows(runtime, held, files, patience)
 
 
 def fetch_resume_point(runtime: Runtime, held: Claim, to: Path, patience: Patience) -> ResumePoint | None:

@@ -14,7 +14,7 @@ from workers.checkpoints import CheckpointUploads
 from workers.engine_process import Launcher, Workspace
 from workers.evaluating import Evaluating
 from workers.fence import Fence
-from workers.inputs import fetch_resume_point, fetch_rows, read_checkpoint
+from workers.inputs import fetch_parent, fetch_resume_point, fetch_rows, read_checkpoint
 from workers.patience import Patience, StopAsked
 from workers.progress import ProgressReport
 from workers.supervisor import Exit, Supervisor
@@ -53,6 +53,8 @@ class JobRun:
         rows = {inputs / "train.jsonl": data.train, inputs / "validation.jsonl": data.validation}
         fetch_rows(self._runtime, self.held, rows, patience)
         self._resume = fetch_resume_point(self._runtime, self.held, inputs / "checkpoint", patience)
+        if self._resume is None:
+            fetch_parent(self._runtime, self.held, inputs / "parent", patience)
         self._report = ProgressReport(self._runtime, self.held, self._out / "progress.jsonl")
         self._uploads = CheckpointUploads(
             self._runtime,

@@ -175,6 +175,7 @@ class JobObject(Identified):
     error: JobErrorObject | None = Field(description="Why it failed; null if it did not.")
     integrations: list[str] = Field(description="Always empty.")
     metadata: dict[str, str] = Field(description="The caller's own pairs.")
+    parent: str | None = Field(description="The version that it continues from, `adapterver-…`. Ours.")
     priority: int = Field(description="Of the department's waiting jobs the one with the highest is taken first. Ours.")
     user_provided_suffix: str | None = Field(description="The suffix as given: it names the adapter.")
     lora: LoraObject = Field(description="The settings in force. Ours.")
@@ -214,6 +215,7 @@ class JobObject(Identified):
             error=JobErrorObject.model_validate(job.error) if job.error else None,
             integrations=[],
             metadata=job.job_metadata,
+            parent=public_id(IdKind.ADAPTER_VERSION, job.parent_version_id) if job.parent_version_id else None,
             priority=job.priority,
             user_provided_suffix=job.suffix,
             lora=LoraObject.of(spec),

@@ -108,7 +108,9 @@ def create_deliveries() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outgoing_deliveries")),
-        sa.UniqueConstraint("event_id", "receiver", name=op.f("uq_outgoing_deliveries_event_id_receiver")),
+        sa.UniqueConstraint(
+            "department_id", "event_id", "receiver", name=op.f("uq_outgoing_deliveries_department_id_event_id_receiver")
+        ),
     )
     op.create_index(
         "ix_outgoing_deliveries_due",

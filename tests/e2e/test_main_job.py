@@ -77,7 +77,7 @@ def test_the_job_ends_with_a_version_that_its_lineage_and_audit_trail_tell_of(
     with service.http(trained.department.trainer_key) as http:
         edges = http.get(f"/lineage/{version['id']}").raise_for_status().json()["edges"]
         events = http.get(f"/fine_tuning/jobs/{trained.job.id}/events?limit=1000").raise_for_status().json()["data"]
-    assert {edge["relation"] for edge in edges} == {
+    assert {edge["relation"] for edge in edges} >= {
         "produced_by", "grafted_on", "trained_on", "validated_on", "evaluated_on",
     }  # fmt: skip
     losses = [event["data"]["train_loss"] for event in reversed(events) if "train_loss" in (event["data"] or {})]

@@ -29,6 +29,7 @@ from models_db.departments import ApiKey, Department, Membership, ServiceAccount
 from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.grants import FileGrant, VersionShare
+from models_db.handouts import Deployment, Download
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.outgoing import OutgoingDelivery, OutgoingEvent, WebhookEndpoint
 from models_db.retention import Erasure, StorageSweep
@@ -150,15 +151,7 @@ def _furnish(app: Engine, name: str) -> UUID:
             spec={}, hyperparameters={}, job_metadata={}, request_sha256="0", submitted_by=user.id,
             submitted_by_type="user",
         )  # fmt: skip
-        # Last, and without a version: adapter_versions lets a job have one only, so its tests refer to this one.
-        untrained = Job(
-            department_id=department, state=JobState.QUEUED, base_model_id=base_model.id, training_file_id=file.id,
-            adapter_name="tickets", spec={}, hyperparameters={}, job_metadata={}, request_sha256="0",
-            submitted_by=user.id, submitted_by_type="user",
-        )  # fmt: skip
         session.add_all([*keys, job])
-        session.flush()
-        session.add(untrained)
         session.flush()
         version = AdapterVersion(
             department_id=department, adapter_id=adapter.id, number=1, job_id=job.id, base_model_id=base_model.id,
@@ -166,6 +159,14 @@ def _furnish(app: Engine, name: str) -> UUID:
             created_by=user.id,
         )  # fmt: skip
         session.add(version)
+        session.flush()
+        # Last, and without a version: adapter_versions lets a job have one only, so its tests refer to this one.
+        untrained = Job(
+            department_id=department, state=JobState.QUEUED, base_model_id=base_model.id, training_file_id=file.id,
+            adapter_name="tickets", spec={}, hyperparameters={}, job_metadata={}, request_sha256="0",
+            submitted_by=user.id, submitted_by_type="user", parent_version_id=version.id,
+        )  # fmt: skip
+        session.add(untrained)
         session.flush()
         session.add_all(
             [
@@ -218,6 +219,14 @@ def _furnish(app: Engine, name: str) -> UUID:
             secret=b"3", created_by=user.id,
         )  # fmt: skip
         session.add_all([told, endpoint])
+        session.add_all(
+            [
+                Download(department_id=department, version_id=version.id, holder_id=user.id, holder_type="user"),
+                Deployment(
+                    department_id=department, version_id=version.id, server="s", state="loaded", reported_by=user.id
+                ),
+            ]
+        )
         session.flush()
         session.add(OutgoingDelivery(department_id=department, event_id=told.id, receiver=endpoint.id))
         audit.record(session, access.system(department), AuditEvent.JOB_SUBMITTED, resource=("job", job.id))
@@ -306,8 +315,9 @@ def test_a_row_cannot_refer_to_another_departments(
 
 def test_every_kind_of_reference_is_tried() -> None:
     assert {table for table, _column, _referred in REFERENCES} == {
-        "adapter_versions", "aliases", "api_keys", "break_glass", "evaluations", "file_grants", "job_checkpoints",
-        "job_events", "jobs", "outgoing_deliveries", "usage_records", "version_shares",
+        "adapter_versions", "aliases", "api_keys", "break_glass", "deployments", "downloads", "evaluations",
+        "file_grants", "job_checkpoints", "job_events", "jobs", "outgoing_deliveries", "usage_records",
+        "version_shares",
     }  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def test_lineage_is_read_from_every_end(finished: Finished, trainer: httpx.Clien
     assert base_model["object_name"] == "tiny"
     for end in (finished.job, finished.file, "tiny", base_model["object"], finished.model):
         edges = trainer.get(f"/lineage/{end}").json()["edges"]
-        assert {(edge["subject"], edge["subject_name"]) for edge in edges} == {(finished.version, "even@1")}
+        assert (finished.version, "even@1") in {(edge["subject"], edge["subject_name"]) for edge in edges}
     from_job = trainer.get(f"/lineage/{finished.job}").json()["edges"]
     assert {edge["object"] for edge in from_job} >= {finished.job, finished.file, base_model["object"]}
 
@@ -163,7 +163,7 @@ def test_a_deleted_file_keeps_its_lineage(make_finished: Callable[[str], Finishe
     with finished.department.http() as client:
         assert client.get(f"/files/{finished.file}").status_code == 404
         edges = client.get(f"/lineage/{finished.file}").json()["edges"]
-    assert {edge["relation"] for edge in edges} == {"trained_on", "evaluated_on"}
+    assert {edge["relation"] for edge in edges} >= {"trained_on", "evaluated_on"}
 
 
 def test_an_operator_reads_a_departments_adapters_but_does_not_pull_them(finished: Finished, operator_key: str) -> None:

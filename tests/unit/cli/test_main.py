@@ -311,12 +311,20 @@ def test_a_base_model_asked_for_by_name_is_the_base_of_its_versions(tsugiki: Run
 
 
 def test_a_job_shows_what_it_made_and_what_that_came_from(tsugiki: Run, stub: Stub) -> None:
-    version = {"subject": "adapterver-1", "subject_name": "triage@1"}
-    made = version | {"relation": "produced_by", "object": "ftjob-1", "object_name": None}
-    used = version | {"relation": "trained_on", "object": "file-1", "object_name": "rows.jsonl"}
-    stub.answer("GET /lineage/ftjob-1", {"id": "ftjob-1", "edges": [made, used]})
+    job = {"object": "ftjob-1", "object_name": None}
+    made = job | {"subject": "adapterver-1", "subject_name": "triage@1", "relation": "produced_by"}
+    used = {
+        "subject": "ftjob-1", "subject_name": None, "relation": "trains_on", "object": "file-1",
+        "object_name": "rows.jsonl",
+    }  # fmt: skip
+    taken = {
+        "subject": "download-1", "subject_name": "user-1", "relation": "took", "object": "adapterver-1",
+        "object_name": "triage@1",
+    }  # fmt: skip
+    stub.answer("GET /lineage/ftjob-1", {"id": "ftjob-1", "edges": [made, used, taken], "is_cut": True})
     assert tsugiki("lineage", "ftjob-1").out.splitlines() == [
-        "ftjob-1", "├── trained on  rows.jsonl  file-1", "└── made  triage@1  adapterver-1",
+        "ftjob-1", "├── trains on  rows.jsonl  file-1", "└── made  triage@1  adapterver-1",
+        "    └── taken by  user-1  download-1", "There is more: ask about something nearer to it.",
     ]  # fmt: skip
 
 
