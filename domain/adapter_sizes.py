@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from domain.base_models import BaseModelFacts, TensorGroup
-from domain.layer_patterns import read_key
+from domain.layer_patterns import LayerPattern, read_key
 from domain.runs import LoraBias, LoraInit, LoraMethod
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,6 +23,7 @@ _MATRIX = 2
 _OUTSIDE = frozenset(
     {"embed_tokens", "embed_positions", "word_embeddings", "wte", "wpe", "embed_in", "embed_out", "lm_head"}
 )
+_EMBEDDINGS = frozenset({"embed_tokens", "word_embeddings", "wte", "embed_in"})
 # transformers' Conv1D keeps a weight as [in, out].
 _TRANSPOSED = frozenset({"gpt2", "openai-gpt"})
 
@@ -43,9 +44,9 @@ def adapter_shapes(method: LoraMethod, facts: BaseModelFacts) -> Shapes | None:
     if not adapted or _guesses(method, facts):
         return None
     shapes: dict[str, tuple[int, ...]] = {}
-    ranks = [(key, rank) for text, rank in method.rank_pattern.items() if (key := read_key(text))]
+    ranks = _read_ranks(method)
     for name, (out_features, in_features) in adapted.items():
-        rank = next((rank for key, rank in ranks if key.names(name)), method.lora_rank)
+        rank = _rank_of(name, ranks, method)
         if method.init is LoraInit.PISSA:
             rank = min(2 * rank, out_features, in_features)
         layer = _PREFIX + name
@@ -53,6 +54,28 @@ def adapter_shapes(method: LoraMethod, facts: BaseModelFacts) -> Shapes | None:
         if method.use_dora:
             shapes[f"{layer}.lora_magnitude_vector"] = (out_features,)
     return shapes | dict(_biases(method, facts, adapted))
+
+
+def embeddings(method: LoraMethod, facts: BaseModelFacts) -> Shapes:
+    """The tensors of adapted embeddings, which peft has and no job here makes: A is [rank, tokens], B [width, rank]."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    ranks = _read_ranks(method)
+    for group in facts.tensors:
+        layer = group.name.removesuffix(".weight")
+        if layer.rsplit(".", 1)[-1] in _EMBEDDINGS and len(group.shape) == _MATRIX and _is_target(layer, method):
+            tokens, width = group.shape
+            rank = _rank_of(layer, ranks, method)
+            shapes[f"{_PREFIX}{layer}.lora_embedding_A"] = (rank, tokens)
+            shapes[f"{_PREFIX}{layer}.lora_embedding_B"] = (width, rank)
+    return shapes
+
+
+def _read_ranks(method: LoraMethod) -> list[tuple[LayerPattern, int]]:
+    return [(key, rank) for text, rank in method.rank_pattern.items() if (key := read_key(text))]
+
+
+def _rank_of(layer: str, ranks: list[tuple[LayerPattern, int]], method: LoraMethod) -> int:
+    return next((rank for key, rank in ranks if key.names(layer)), method.lora_rank)
 
 
 def _linears(facts: BaseModelFacts) -> dict[str, _Linear]:

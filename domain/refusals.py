@@ -178,6 +178,46 @@ class ChecksumMismatch(Invalid):
     code = "checksum_mismatch"
 
 
+class NotSafetensors(Invalid):
+    code = "not_safetensors"
+
+
+class BadHeader(Invalid):
+    code = "bad_header"
+
+
+class HeaderTooLarge(Invalid):
+    code = "header_too_large"
+
+
+class BadLayout(Invalid):
+    code = "bad_layout"
+
+
+class NonFiniteWeights(Invalid):
+    code = "non_finite_weights"
+
+
+class ShapeMismatch(Invalid):
+    code = "shape_mismatch"
+
+
+class ForbiddenFile(Invalid):
+    code = "forbidden_file"
+
+
+class ForbiddenConfigKey(Invalid):
+    code = "forbidden_config_key"
+
+
+class BaseModelMismatch(Invalid):
+    code = "base_model_mismatch"
+
+
+class SignatureInvalid(Invalid):
+    code = "signature_invalid"
+
+
 class UnknownBaseModel(Invalid):
     code = "unknown_base_model"
 
@@ -276,6 +316,10 @@ class FileInUse(Conflict):
 
 class BaseModelDiffers(Conflict):
     code = "base_model_differs"
+
+
+class VersionNotApproved(Conflict):
+    code = "version_not_approved"
 
 
 class ArtifactMissing(Conflict):
