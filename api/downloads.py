@@ -1,7 +1,7 @@
-"""An adapter's folder as a tar out of the object store: the same bytes every time, and nothing damaged in it."""
+"""An adapter's folder as a tar out of the object store: the same files every time, and nothing damaged in it."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,8 @@ from uuid import UUID
 from fastapi.responses import StreamingResponse
 
 from api.tar import TarMember, stream_tar, tar_bytes
-from domain.digests import Digest, Manifest, ManifestFile
+from domain.attestations import APPROVAL_FILE, Attestation
+from domain.digests import Digest, Manifest, digest_of
 from domain.refusals import ArtifactMissing
 from storage.errors import DigestMismatch, ObjectMissing
 from storage.keys import Key
@@ -32,10 +33,10 @@ class StoredFiles:
     department: UUID
     on_damage: Callable[[Digest], None]
 
-    def check(self, file: ManifestFile) -> None:
+    def check(self, file: TarMember) -> None:
         """Whether the object is there and as long as it should be. Raises ArtifactMissing."""
         try:
-            whole = self.objects.size_of(self._key(file.digest)) == file.bytes
+            whole = self.objects.size_of(self._key(file.digest)) == file.size_bytes
         except ObjectMissing:
             whole = False
         if not whole:
@@ -68,16 +69,40 @@ class StoredFiles:
         self.on_damage(digest)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What comes with a version's files: what they are signed with, in the store, and a statement made just now."""
+
+    attestations: Sequence[Attestation]
+    statement: bytes
+
+
 def as_tar(
-    stored: StoredFiles, manifest: Manifest, *, name: str, made_at: datetime, sent: Callable[[int], None]
+    stored: StoredFiles,
+    manifest: Manifest,
+    beside: Beside,
+    *,
+    name: str,
+    made_at: datetime,
+    sent: Callable[[int], None],
 ) -> StreamingResponse:
-    """The files of a manifest; `sent` is told how many bytes, after the last of them. Raises ArtifactMissing."""
-    # All of them before the first byte: then it is an answer, and not a download that breaks off.
-    for file in manifest.files:
-        stored.check(file)
+    """The files of a manifest and what signs them; `sent` is told how many bytes, after the last of them.
+
+    Raises ArtifactMissing.
+    """
     members = [TarMember(file.path, file.bytes, file.digest) for file in manifest.files]
+    members += [TarMember(each.kind.file, each.bytes, each.digest) for each in beside.attestations]
+    # All of them before the first byte: then it is an answer, and not a download that breaks off.
+    for member in members:
+        stored.check(member)
+    made = TarMember(APPROVAL_FILE, len(beside.statement), digest_of(beside.statement))
+    members.append(made)
     size_bytes = tar_bytes(members)
-    chunks = stream_tar(members, modified=int(made_at.timestamp()), read=stored.read, done=lambda: sent(size_bytes))
+
+    def read(digest: Digest) -> Iterator[bytes]:
+        return iter((beside.statement,)) if digest == made.digest else stored.read(digest)
+
+    chunks = stream_tar(members, modified=int(made_at.timestamp()), read=read, done=lambda: sent(size_bytes))
     headers = {
         "content-length": str(size_bytes),
         "content-disposition": f'attachment; filename="{name}.tar"',

@@ -11,14 +11,20 @@ from fastapi import FastAPI
 from api.app import create_app
 from runtime import logs, settings
 from runtime.wiring import build
+from signing.keys import SigningKeyUnusable
 
 
 def create() -> FastAPI:
-    """Load, wire, serve. Nothing connects before the first request."""
+    """Load, wire, serve. Nothing connects before the first request; without its key the API does not start."""
     settings.hide_memory()
     loaded = settings.load()
     logs.configure(loaded.log_level)
-    return create_app(build(loaded))
+    runtime = build(loaded)
+    try:
+        _ = runtime.signing_key
+    except SigningKeyUnusable as unusable:
+        raise SystemExit(str(unusable)) from None
+    return create_app(runtime)
 
 
 if __name__ == "__main__":

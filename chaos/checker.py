@@ -124,6 +124,8 @@ _OBJECTS = """
     FROM adapter_versions v, jsonb_array_elements(v.manifest->'files') f
     UNION SELECT 'file ' || id, 'departments/' || department_id || '/blobs/' || substr(digest, 8), digest
     FROM files WHERE deleted_at IS NULL
+    UNION SELECT kind || ' of ' || version_id, 'departments/' || department_id || '/blobs/' || substr(digest, 8), digest
+    FROM version_attestations
     UNION SELECT 'checkpoint ' || c.id, 'departments/' || c.department_id || '/checkpoints/' || c.job_id || '/'
         || c.epoch || '/' || c.step || '/' || (f->>'path'), f->>'digest'
     FROM job_checkpoints c, jsonb_array_elements(c.manifest->'files') f

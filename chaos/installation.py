@@ -116,6 +116,7 @@ class Installation:
             "s3_bucket": servers.s3.bucket,
             "s3_access_key": SecretStr(servers.s3.access_key),
             "s3_secret_key": SecretStr(servers.s3.secret_key),
+            "signing_key_file": self.folder / "signing-key.pem",
             "cache_dir": self.folder / "cache",
             "work_dir": self.folder / "work",
             "lease_s": shape.lease_s,

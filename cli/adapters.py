@@ -36,15 +36,20 @@ VERSION_DETAILS = (
     Column("id", "id"),
     Column("digest", "digest"),
     Column("job", "job_id"),
-    Column("trained in", lambda item: duration(item["metrics"]["train_s"])),
-    Column("tokens/s", lambda item: number(item["metrics"]["tokens_per_s"], digits=0)),
-    Column("peak memory", lambda item: size(item["metrics"]["peak_memory_bytes"])),
-    Column("trainable parameters", lambda item: f"{item['metrics']['trainable_parameters']:,}"),
+    Column("trained in", lambda item: duration(_metric(item, "train_s"))),
+    Column("tokens/s", lambda item: number(_metric(item, "tokens_per_s"), digits=0)),
+    Column("peak memory", lambda item: size(_metric(item, "peak_memory_bytes"))),
+    Column("trainable parameters", lambda item: number(_metric(item, "trainable_parameters"), digits=0)),
     Column("files", lambda item: [file["path"] for file in item["files"]]),
 )
 Reference = Annotated[
     str, typer.Argument(metavar="NAME@REF", help=f"A version by number or alias; `{LATEST}` when left out.")
 ]
+
+
+def _metric(version: JsonObject, name: str) -> float | None:
+    """A figure of the run that made a version; an imported one has none."""
+    return (version["metrics"] or {}).get(name)
 
 
 def _before_after(version: JsonObject, measure: str, *, percent: bool) -> str | None:

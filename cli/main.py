@@ -27,6 +27,7 @@ from cli import (
     service_accounts,
     usage,
     users,
+    verify,
     webhooks,
     workers,
 )
@@ -142,6 +143,8 @@ app.command()(access.access)
 app.command()(lineage.lineage)
 app.command()(audit.audit)
 app.command()(usage.usage)
+app.command()(verify.verify)
+app.command("signing-key")(verify.signing_key)
 for start in (service.up, service.api, service.worker, service.beat, service.migrate):
     app.command(rich_help_panel=SERVICE)(start)
 

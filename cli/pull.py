@@ -1,4 +1,4 @@
-"""Bringing an adapter version onto this machine: nothing but the files of its manifest, each with its digest."""
+"""Bringing an adapter version onto this machine: the files of its manifest, each with its digest, and attestations."""
 
 import errno
 import hashlib
@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
+from domain.attestations import ATTESTATION_FILES, MAX_ATTESTATION_BYTES
 from domain.digests import CHUNK_BYTES, Manifest, ManifestFile
 
 # A tar's headers and padding, a file; long names take a few blocks more.
@@ -49,7 +50,7 @@ def check_free(out: Path) -> None:
 
 
 def receive(chunks: Iterator[bytes], manifest: Manifest, out: Path) -> None:
-    """Unpack a tar of exactly the manifest's files; `out` appears complete and verified, or not at all.
+    """Unpack a tar of the manifest's files and attestations; `out` appears complete, its files verified, or not at all.
 
     Raises FolderInUse, or AdapterDamaged for a link, a device, a folder, a path outside the manifest, a file that
     stands twice or is missing, and for bytes of another size or digest.
@@ -68,11 +69,17 @@ def receive(chunks: Iterator[bytes], manifest: Manifest, out: Path) -> None:
 
 def _unpack(chunks: Iterator[bytes], manifest: Manifest, folder: Path) -> None:
     expected = {file.path: file for file in manifest.files}
-    max_bytes = manifest.total_bytes + TAR_OVERHEAD_BYTES * (len(expected) + 1)
+    attestations = set(ATTESTATION_FILES) - expected.keys()
+    beside_bytes = MAX_ATTESTATION_BYTES * len(attestations)
+    max_bytes = manifest.total_bytes + beside_bytes + TAR_OVERHEAD_BYTES * (len(expected) + len(attestations) + 1)
     try:
         stream: Any = _ChunkReader(chunks, max_bytes=max_bytes)
         with tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
+                if member.name in attestations and member.isreg() and member.size <= MAX_ATTESTATION_BYTES:
+                    attestations.remove(member.name)
+                    _write(tar.extractfile(member), folder / member.name, None)
+                    continue
                 file = expected.pop(member.name, None)
                 if file is None or not member.isreg() or member.issparse() or member.size != file.bytes:
                     raise AdapterDamaged("The archive holds something that is no file of the version.")
@@ -83,9 +90,10 @@ def _unpack(chunks: Iterator[bytes], manifest: Manifest, folder: Path) -> None:
         raise AdapterDamaged(f"The archive lacks {min(expected)}.")
 
 
-def _write(content: IO[bytes] | None, path: Path, file: ManifestFile) -> None:
+def _write(content: IO[bytes] | None, path: Path, file: ManifestFile | None) -> None:
+    """Write a file of the version; or one of its attestations, which its digest does not name: they are signed."""
     if content is None:
-        raise AdapterDamaged(f"The archive holds no bytes of {file.path}.")
+        raise AdapterDamaged(f"The archive holds no bytes of {path.name}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     sha256 = hashlib.sha256()
     with path.open("xb") as out:
@@ -94,7 +102,7 @@ def _write(content: IO[bytes] | None, path: Path, file: ManifestFile) -> None:
             out.write(chunk)
         out.flush()
         os.fsync(out.fileno())
-    if f"sha256:{sha256.hexdigest()}" != file.digest:
+    if file is not None and f"sha256:{sha256.hexdigest()}" != file.digest:
         raise AdapterDamaged(f"The bytes of {file.path} are not those of the version.")
 
 

@@ -67,6 +67,8 @@ class Permission(StrEnum):
     ADAPTER_READ = "adapter.read"
     ADAPTER_DOWNLOAD = "adapter.download"
     ADAPTER_DOWNLOAD_APPROVED = "adapter.download_approved"
+    ADAPTER_IMPORT = "adapter.import"
+    SIGNING_KEY_READ = "signing_key.read"
     SHARE_READ = "share.read"
     SHARE_REQUEST = "share.request"
     SHARE_APPROVE = "share.approve"
@@ -146,6 +148,8 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     Permission.ADAPTER_READ: _department(_V, _T, _D, _TA, _G, _I, _B) | _metadata(_A, _P),
     Permission.ADAPTER_DOWNLOAD: _department(_T, _TA, _B) | _own(_W),
     Permission.ADAPTER_DOWNLOAD_APPROVED: _department(_T, _TA, _I, _B),
+    Permission.ADAPTER_IMPORT: _department(_T),
+    Permission.SIGNING_KEY_READ: _platform(*Role),
     Permission.SHARE_READ: _department(_TA, _G, _B) | _metadata(_A),
     Permission.SHARE_REQUEST: _department(_TA),
     Permission.SHARE_APPROVE: _department(_G),

@@ -57,6 +57,8 @@ class AuditEvent(StrEnum):
     CHECKPOINTS_EXPIRED = "checkpoint.expired"
     ORPHANS_ERASED = "storage.orphans_erased"
     VERSION_REGISTERED = "adapter.version.registered"
+    VERSION_IMPORTED = "adapter.version.imported"
+    VERSION_IMPORT_REFUSED = "adapter.version.import_refused"
     VERSION_DOWNLOADED = "adapter.version.downloaded"
     VERSION_DOWNLOAD_COMPLETED = "adapter.version.download_completed"
     VERSION_DAMAGED = "adapter.version.damaged"

@@ -318,10 +318,6 @@ class BaseModelDiffers(Conflict):
     code = "base_model_differs"
 
 
-class VersionNotApproved(Conflict):
-    code = "version_not_approved"
-
-
 class ArtifactMissing(Conflict):
     code = "artifact_missing"
 

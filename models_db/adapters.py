@@ -28,7 +28,7 @@ class Adapter(Table):
 
 
 class AdapterVersion(Table):
-    """Version N of an adapter: immutable but for its state. One job makes at most one.
+    """Version N of an adapter: immutable but for its state. One job makes at most one; an imported one has no job.
 
     damaged_at: a file of it was found missing or changed in storage; until it is whole again nobody gets it.
     """
@@ -43,21 +43,27 @@ class AdapterVersion(Table):
         ForeignKeyConstraint(["department_id", "job_id"], ["jobs.department_id", "jobs.id"]),
         CheckConstraint(f"state IN ({_STATES})", name="state"),
         CheckConstraint("number >= 1", name="number"),
+        CheckConstraint(
+            "num_nulls(job_id, report) = CASE WHEN created_by_type IS NULL THEN 0 ELSE 2 END",
+            name="trained_or_imported",
+        ),
     )
 
     id: Mapped[UuidKey]
     department_id: Mapped[UUID] = mapped_column(ForeignKey("departments.id"))
     adapter_id: Mapped[UUID]
     number: Mapped[int]
-    job_id: Mapped[UUID]
+    job_id: Mapped[UUID | None]
     base_model_id: Mapped[UUID] = mapped_column(ForeignKey("base_models.id"))
     state: Mapped[str]
     model_name: Mapped[str]
     digest: Mapped[str]
     manifest: Mapped[dict[str, Any]]
-    # The engine's RunReport.
-    report: Mapped[dict[str, Any]]
+    # The engine's RunReport, where it was trained here.
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_by: Mapped[UUID]
+    # Of an imported version: whether they are a user or a service account. Of others the job says so.
+    created_by_type: Mapped[str | None]
     created_at: Mapped[CreatedAt]
     damaged_at: Mapped[datetime | None]
 

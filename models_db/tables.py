@@ -1,6 +1,7 @@
 """All tables, by import: what the migrations compare the database with."""
 
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
+from models_db.attestations import SigningKeyRecord, VersionAttestation
 from models_db.audit import AuditRecord
 from models_db.base import Table
 from models_db.base_models import BaseModel, BaseModelFile
@@ -44,11 +45,13 @@ __all__ = [
     "OutgoingEvent",
     "RoleGrant",
     "ServiceAccount",
+    "SigningKeyRecord",
     "StorageSample",
     "StorageSweep",
     "Table",
     "UsageRecord",
     "User",
+    "VersionAttestation",
     "VersionShare",
     "WebhookEndpoint",
     "Worker",
@@ -60,5 +63,5 @@ DEPARTMENT_TABLES = (
     "deployments", "downloads", "erasures", "estimates", "evaluations", "file_grants", "files", "inspections",
     "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges", "memberships", "outgoing_deliveries",
     "outgoing_events", "role_grants", "service_accounts", "storage_samples", "storage_sweeps", "usage_records",
-    "version_shares", "webhook_endpoints",
+    "version_attestations", "version_shares", "webhook_endpoints",
 )  # fmt: skip

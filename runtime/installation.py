@@ -1,4 +1,4 @@
-"""An installation's first start: schema, bucket, and the two keys it begins with."""
+"""An installation's first start: schema, bucket, the signing key, and the two API keys it begins with."""
 
 from collections.abc import Callable
 
@@ -9,17 +9,20 @@ from runtime.settings import Settings
 from runtime.wiring import Runtime, build
 from services import installation
 from services.installation import PlatformKeys
+from signing import keys
 from storage.errors import StorageUnavailable
 
 
 def prepare(settings: Settings, keep: Callable[[PlatformKeys], None]) -> bool:
-    """Bring schema and bucket up to date; whether the installation is new.
+    """Bring schema, bucket and signing key up to date; whether the installation is new.
 
     A new one's platform keys are given to `keep`, and to nobody else ever: where keeping them fails, they are not made.
-    Raises ValueError where `database_admin_url` is not set, ConnectionError, and what `keep` raises.
+    Raises ValueError where `database_admin_url` is not set, ConnectionError, OSError where there is no signing key and
+    none can be made, and what `keep` raises.
     """
     if settings.database_admin_url is None:
         raise ValueError("TSUGIKI_DATABASE_ADMIN_URL is needed to migrate.")
+    keys.create(settings.signing_key_file)
     runtime = build(settings)
     try:
         migrations.upgrade(settings.database_admin_url.get_secret_value(), settings.database_url.get_secret_value())

@@ -80,6 +80,7 @@ def _settings(directory: Path, servers: EmbeddedServices, listener: socket.socke
         "s3_bucket": servers.s3.bucket,
         "s3_access_key": SecretStr(servers.s3.access_key),
         "s3_secret_key": SecretStr(servers.s3.secret_key),
+        "signing_key_file": directory / "signing-key.pem",
         "cache_dir": directory / "cache",
         "work_dir": directory / "work",
         "host": listener.getsockname()[0],

@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     s3_access_key: SecretStr = Field(description="Access key id.")
     s3_secret_key: SecretStr = Field(description="Secret access key.")
 
+    signing_key_file: Path = Field(
+        description="The key that versions are signed with, PEM, its owner's alone; `tsugiki migrate` makes it."
+    )
+
     organisation: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = Field(
         default="org", description="Names the organisation in fine-tuned models' names."
     )

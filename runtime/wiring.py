@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from uuid import UUID
 
 from celery import Celery
@@ -15,6 +16,7 @@ from runtime import failpoints
 from runtime.queue import celery_app, ring
 from runtime.settings import Settings
 from services.doorbell import take_nudges
+from signing.keys import SigningKey
 from storage.objects import ObjectStore
 
 
@@ -26,6 +28,11 @@ class Runtime:
     database: Engine
     objects: ObjectStore
     queue: Celery
+
+    @cached_property
+    def signing_key(self) -> SigningKey:
+        """Read by the processes that sign, and by no other. Raises SigningKeyUnusable."""
+        return SigningKey.load(self.settings.signing_key_file)
 
     def department(self, department: UUID) -> AbstractContextManager[Session]:
         """One transaction of one department; what it nudged is rung for after its commit."""

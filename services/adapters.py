@@ -22,7 +22,8 @@ from domain.refusals import ArtifactMissing, Denied, NotFound
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
-from services import audit, blobs, downloads, estimates, leases, outbox
+from services import attestations, audit, blobs, downloads, estimates, leases, outbox
+from services.attestations import Attested
 from services.claims import Claim
 from services.cursors import known_cursor
 from services.jobs import close, tell
@@ -42,11 +43,14 @@ def register(
     *,
     organisation: str,
     manifest: Manifest,
+    attested: Attested,
     report: RunReport,
     evaluation: EvaluationPair | None,
     stored_since: datetime,
 ) -> AdapterVersion | None:
-    """Number, version, lineage, evaluation, audit and job state in one transaction; the files are in storage already.
+    """Number, version, lineage, evaluation, audit and job state in one transaction.
+
+    The files are in storage already, and so is what they are signed with.
 
     None where cancellation was asked for first: the job is then cancelled. stored_since is the time before the files
     were put. Raises LeaseLost, and BytesErased when they have to be put again.
@@ -55,10 +59,11 @@ def register(
     if job.cancel_requested_at is not None:
         leases.cancel(session, held)
         return None
-    digests = {file.digest for file in manifest.files}
+    digests = attested.digests | {file.digest for file in manifest.files}
     blobs.confirm(session, job.department_id, digests, stored_since=stored_since)
     version = _next_version(session, job, organisation=organisation, manifest=manifest, report=report)
-    _move_latest(session, version)
+    attestations.enter(session, version, attested)
+    move_latest(session, version)
     _draw_lineage(session, job, version)
     if evaluation is not None and job.evaluation_file_id is not None:
         session.add(
@@ -76,24 +81,32 @@ def register(
     job.actual = estimates.actual_of(session, job, report=report, manifest=manifest).model_dump(mode="json")
     tell(session, job, f"New fine-tuned model created: {version.model_name}")
     tell(session, job, "The job has successfully completed.")
-    _record(session, job, version)
+    _record(session, job, version, attested)
     failpoint(FailPoint.FINISH_IN_TX)
     return version
+
+
+def take_number(session: Session, department: UUID, name: str) -> tuple[Adapter, int]:
+    """The adapter of that name, made where there is none, locked; and the number of its next version, now taken."""
+    session.execute(insert(Adapter).values(department_id=department, name=name).on_conflict_do_nothing())
+    # The lock on this row is what makes numbers of one adapter follow each other without a gap.
+    adapter = session.scalars(select(Adapter).where(Adapter.name == name).with_for_update()).one()
+    number = adapter.next_number
+    adapter.next_number += 1
+    session.flush()
+    return adapter, number
 
 
 def _next_version(
     session: Session, job: Job, *, organisation: str, manifest: Manifest, report: RunReport
 ) -> AdapterVersion:
-    session.execute(
-        insert(Adapter).values(department_id=job.department_id, name=job.adapter_name).on_conflict_do_nothing()
-    )
-    # The lock on this row is what makes numbers of one adapter follow each other without a gap.
-    adapter = session.scalars(select(Adapter).where(Adapter.name == job.adapter_name).with_for_update()).one()
+    adapter, number = take_number(session, job.department_id, job.adapter_name)
+    failpoint(FailPoint.FINISH_NUMBERED)
     base_model = session.get_one(BaseModel, job.base_model_id)
     version = AdapterVersion(
         department_id=job.department_id,
         adapter_id=adapter.id,
-        number=adapter.next_number,
+        number=number,
         job_id=job.id,
         base_model_id=base_model.id,
         state=VersionState.CANDIDATE,
@@ -103,16 +116,14 @@ def _next_version(
         report=report.model_dump(mode="json"),
         created_by=job.submitted_by,
     )
-    adapter.next_number += 1
-    session.flush()
-    failpoint(FailPoint.FINISH_NUMBERED)
     session.add(version)
     session.flush()
     failpoint(FailPoint.FINISH_VERSIONED)
     return version
 
 
-def _move_latest(session: Session, version: AdapterVersion) -> None:
+def move_latest(session: Session, version: AdapterVersion) -> None:
+    """Have `latest` stand for a version that was just entered."""
     values = {
         "department_id": version.department_id,
         "adapter_id": version.adapter_id,
@@ -146,11 +157,11 @@ def _draw_lineage(session: Session, job: Job, version: AdapterVersion) -> None:
             )
 
 
-def _record(session: Session, job: Job, version: AdapterVersion) -> None:
+def _record(session: Session, job: Job, version: AdapterVersion, attested: Attested) -> None:
     actor = access.system(job.department_id)
     subject = ("adapter_version", version.id)
     refs = [job.id, version.adapter_id, job.training_file_id, job.base_model_id]
-    details = {"number": version.number, "digest": version.digest, "epoch": job.epoch}
+    details = {"number": version.number, "digest": version.digest, "epoch": job.epoch} | attested.told()
     audit.record(session, actor, AuditEvent.VERSION_REGISTERED, resource=subject, refs=refs, details=details)
     alias = {"alias": LATEST, "number": version.number}
     audit.record(session, actor, AuditEvent.ALIAS_MOVED, resource=subject, refs=[version.adapter_id], details=alias)
@@ -236,7 +247,7 @@ def list_models(session: Session, principal: Principal) -> Sequence[AdapterVersi
 def versions_of_jobs(session: Session, jobs: Sequence[UUID]) -> dict[UUID, AdapterVersion]:
     """What finished jobs made, by job."""
     found = session.scalars(select(AdapterVersion).where(AdapterVersion.job_id.in_(jobs)))
-    return {version.job_id: version for version in found}
+    return {version.job_id: version for version in found if version.job_id is not None}
 
 
 def evaluations_of(session: Session, version: UUID) -> Sequence[Evaluation]:

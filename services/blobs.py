@@ -39,6 +39,8 @@ _NAMED = text("""
     UNION
     SELECT file ->> 'digest' FROM adapter_versions, jsonb_array_elements(manifest -> 'files') AS file
     WHERE file ->> 'digest' = ANY(:digests)
+    UNION
+    SELECT digest FROM version_attestations WHERE digest = ANY(:digests)
 """)
 
 

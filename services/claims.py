@@ -44,9 +44,14 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker holds: the job, the lease, the epoch that every write must name, and what to fetch."""
+    """What a worker holds: the job, the lease, the epoch that every write must name, and what to fetch.
+
+    worker: its id in the registry, or its name where it is in none.
+    """
 
     job: UUID
+    adapter: str
+    worker: str
     department: UUID
     lease: UUID
     epoch: int
@@ -186,6 +191,8 @@ def claim(
     failpoint(FailPoint.CLAIM_IN_TX)
     return Claim(
         job=job,
+        adapter=found.adapter_name,
+        worker=str(worker_id or worker),
         department=found.department_id,
         lease=lease.id,
         epoch=found.epoch,

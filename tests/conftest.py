@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from runtime.embedded import EmbeddedServices
+from signing import keys
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +20,14 @@ def smollm2_folder() -> Path:
     if not folder.exists():
         subprocess.run(command, cwd=ROOT, check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def signing_key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key to sign versions with."""
+    path = tmp_path_factory.mktemp("signing") / "key.pem"
+    keys.create(path)
+    return path
 
 
 @pytest.fixture(scope="session")

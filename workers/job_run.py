@@ -6,6 +6,7 @@ from pathlib import Path
 
 from domain.failpoints import FailPoint, failpoint
 from domain.plans import Compute, ControlRecord, FailureKind, RunFailure, RunPlan, RunReport, RunStopped
+from runtime.attesting import attest
 from runtime.wiring import Runtime
 from services import blobs
 from services.claims import Claim, ResumePoint
@@ -17,6 +18,7 @@ from workers.fence import Fence
 from workers.inputs import fetch_parent, fetch_resume_point, fetch_rows, read_checkpoint
 from workers.patience import Patience, StopAsked
 from workers.progress import ProgressReport
+from workers.provenance import of_training
 from workers.supervisor import Exit, Supervisor
 from workers.verdicts import Verdict
 
@@ -146,12 +148,16 @@ class JobRun:
         # Uploaded before the version exists: an object without a row is waste, a version without files is a lie.
         patience = Patience(self.pause)
         stored_since = patience.insist(self._clock)
+        organisation = self._runtime.settings.organisation
+        provenance = of_training(self.held, report, compute, organisation=organisation, finished_at=stored_since)
+        attested = patience.insist(lambda: attest(self._runtime, self.held.department, adapter, provenance))
         manifest = patience.insist(lambda: self._runtime.objects.put_tree(self.held.department, adapter))
         failpoint(FailPoint.ADAPTER_UPLOADED)
         return verdicts.registered(
             self.held,
-            organisation=self._runtime.settings.organisation,
+            organisation=organisation,
             manifest=manifest,
+            attested=attested,
             report=report,
             evaluation=evaluation,
             stored_since=stored_since,

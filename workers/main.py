@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from domain.plans import Quantisation
 from runtime.settings import Settings, exec_without_secrets, load
+from signing.keys import SigningKey, SigningKeyUnusable
 
 ROLES = ("train", "validate", "sweep", "beat")
 
@@ -34,6 +35,11 @@ def _check(settings: Settings) -> None:
             f"TSUGIKI_QUANTISATION is {settings.quantisation}, and bitsandbytes is not installed:"
             " pip install 'tsugiki[quantised]'"
         )
+    try:
+        # Now, and not after hours of training.
+        SigningKey.load(settings.signing_key_file)
+    except SigningKeyUnusable as unusable:
+        raise SystemExit(str(unusable)) from None
 
 
 if __name__ == "__main__":

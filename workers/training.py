@@ -10,6 +10,7 @@ from functools import partial
 from domain.failpoints import FailPoint, failpoint
 from domain.refusals import LeaseLost
 from domain.usage import Rate
+from runtime.scratch import scratch_folder
 from runtime.wiring import Runtime
 from services import claims
 from services.blobs import BytesErased
@@ -21,7 +22,6 @@ from workers.engine_process import Launcher
 from workers.fence import Fence
 from workers.patience import Patience
 from workers.presence import Presence
-from workers.scratch import scratch_folder
 from workers.verdicts import Verdict
 from workers.warm import WarmEngine
 

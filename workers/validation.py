@@ -12,6 +12,7 @@ from domain.failpoints import FailPoint, failpoint
 from domain.plans import InspectPlan, InspectReport
 from domain.refusals import JobTooLarge
 from domain.runs import RunSpec
+from runtime.scratch import scratch_folder
 from runtime.wiring import Runtime
 from services import estimates, inspections, validation
 from services.inspections import Counting
@@ -22,7 +23,6 @@ from workers.base_model_cache import cached_folder, tokenizer_files
 from workers.engine_process import Launcher, Workspace
 from workers.inputs import BASE_MODEL
 from workers.patience import Patience
-from workers.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 

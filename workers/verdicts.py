@@ -11,6 +11,7 @@ from domain.digests import Manifest
 from domain.plans import FailureKind, RunFailure, RunReport
 from services import adapters, leases
 from services.adapters import EvaluationPair
+from services.attestations import Attested
 from services.claims import Claim, ResumePoint
 from services.leases import Asked, JobError
 from storage.errors import DigestMismatch, ObjectMissing
@@ -47,6 +48,7 @@ def registered(
     *,
     organisation: str,
     manifest: Manifest,
+    attested: Attested,
     report: RunReport,
     evaluation: EvaluationPair | None,
     stored_since: datetime,
@@ -57,6 +59,7 @@ def registered(
         held,
         organisation=organisation,
         manifest=manifest,
+        attested=attested,
         report=report,
         evaluation=evaluation,
         stored_since=stored_since,

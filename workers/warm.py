@@ -11,11 +11,11 @@ from pathlib import Path
 from domain.plans import Compute
 from domain.warm import ORDER, Order, WarmPlan
 from runtime.processes import ChildProcess
+from runtime.scratch import scratch_folder
 from runtime.settings import Settings
 from workers.calibration import compute_of
 from workers.engine_process import Launcher, Workspace
 from workers.inputs import BASE_MODEL
-from workers.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 

@@ -75,10 +75,12 @@ class AdapterVersionObject(Identified):
     digest: Digest = Field(description="Of its manifest.")
     files: list[AdapterFileObject] = Field(description="Its files, by path: a PEFT folder.")
     bytes: int = Field(description="Size of all its files together.")
-    job_id: str = Field(description="The job that made it.")
+    job_id: str | None = Field(description="The job that made it; null for one that was imported.")
     created_at: int = Field(description="When it was made, in seconds since 1970.")
-    created_by: str = Field(description="Who submitted the job: `user-…` or `svcacct_…`.")
-    metrics: dict[str, Any] = Field(description="The run's report: losses, tokens, speed, parameters, versions.")
+    created_by: str = Field(description="Who submitted the job, or imported it: `user-…` or `svcacct_…`.")
+    metrics: dict[str, Any] | None = Field(
+        description="The run's report: losses, tokens, speed, parameters, versions; null for an imported version."
+    )
     evaluation: list[EvaluationObject] = Field(description="Reports on held-out rows, newest first.")
 
     @classmethod
@@ -98,7 +100,7 @@ class AdapterVersionObject(Identified):
             digest=version.digest,
             files=[AdapterFileObject(path=f.path, bytes=f.bytes, digest=f.digest) for f in manifest.files],
             bytes=manifest.total_bytes,
-            job_id=public_id(IdKind.JOB, version.job_id),
+            job_id=None if version.job_id is None else public_id(IdKind.JOB, version.job_id),
             created_at=seconds(version.created_at),
             created_by=public_id(author, version.created_by),
             metrics=version.report,

@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from api.deps import Authenticated, needs
-from api.downloads import TAR_RESPONSE, StoredFiles, as_tar
+from api.downloads import TAR_RESPONSE, Beside, StoredFiles, as_tar
 from api.objects.adapters import AdapterObject, AdapterVersionObject
 from api.objects.shape import Page, page_of
 from api.pages import After
@@ -17,7 +17,8 @@ from domain.ids import IdKind, parse_id
 from models_db.adapters import AdapterVersion
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
-from services import adapters
+from services import adapters, attestations
+from signing.envelopes import seal
 
 router = APIRouter(prefix="/v1/adapters", tags=["Adapters"])
 
@@ -26,8 +27,10 @@ Reference = Annotated[str, Path(description="A version's number, or an alias suc
 Limit = Annotated[int, Query(ge=1, le=100, description="Objects a page.")]
 
 
-def _version(session: Session, version: AdapterVersion, *, adapter: str) -> AdapterVersionObject:
-    by_user = session.get_one(Job, version.job_id).submitted_by_type == PrincipalType.USER
+def version_object(session: Session, version: AdapterVersion, *, adapter: str) -> AdapterVersionObject:
+    """A version with the names it points at."""
+    job = None if version.job_id is None else session.get_one(Job, version.job_id)
+    by_user = (job.submitted_by_type if job else version.created_by_type) == PrincipalType.USER
     return AdapterVersionObject.of(
         version,
         adapter=adapter,
@@ -64,14 +67,14 @@ def list_versions(
     cursor = None if after is None else parse_id(IdKind.ADAPTER_VERSION, after)
     with caller.in_department() as session:
         found, has_more = adapters.list_versions(session, caller.principal, name, after=cursor, limit=limit)
-        return page_of((_version(session, version, adapter=name) for version in found), has_more=has_more)
+        return page_of((version_object(session, version, adapter=name) for version in found), has_more=has_more)
 
 
 @router.get("/{name}/versions/{reference}", summary="Look at a version", dependencies=[needs(Permission.ADAPTER_READ)])
 def retrieve_version(caller: Authenticated, name: Name, reference: Reference) -> AdapterVersionObject:
     """A version by number or alias: its files, its digest, what was measured."""
     with caller.in_department() as session:
-        return _version(session, adapters.get_version(session, caller.principal, name, reference), adapter=name)
+        return version_object(session, adapters.get_version(session, caller.principal, name, reference), adapter=name)
 
 
 @router.get(
@@ -82,13 +85,17 @@ def retrieve_version(caller: Authenticated, name: Name, reference: Reference) ->
     responses=TAR_RESPONSE,
 )
 def content(caller: Authenticated, name: Name, reference: Reference) -> StreamingResponse:
-    """The PEFT folder as a tar, the same bytes every time. `x-adapter-digest` names the manifest.
+    """The PEFT folder as a tar. `x-adapter-digest` names the manifest of its files, which are the same every time.
 
-    Recorded before the first byte, and once more after the last. A version with a file that is missing or damaged is
-    refused as `artifact_missing`; what shows only in the bytes breaks the download off. Either is recorded.
+    Beside them come what they are signed with, the statement of how they were made, and, made anew for each download,
+    one of where the version stands: `tsugiki verify` reads them. Recorded before the first byte, and once more after
+    the last. A version with a file that is missing or damaged is refused as `artifact_missing`; what shows only in the
+    bytes breaks the download off. Either is recorded.
     """
     with caller.in_department() as session:
-        _adapter, version = adapters.open_download(session, caller.principal, name, reference)
+        adapter, version = adapters.open_download(session, caller.principal, name, reference)
+        attested = attestations.of_version(session, version.id)
+        approval = attestations.approval_of(session, adapter, version, caller.runtime.settings.organisation)
 
     def sent(size_bytes: int) -> None:
         with caller.in_department() as session:
@@ -100,4 +107,5 @@ def content(caller: Authenticated, name: Name, reference: Reference) -> Streamin
 
     manifest = Manifest.model_validate(version.manifest, strict=False)
     stored = StoredFiles(caller.runtime.objects, caller.department, on_damage=report)
-    return as_tar(stored, manifest, name=f"{name}-{version.number}", made_at=version.created_at, sent=sent)
+    beside = Beside(attested, seal(approval.statement(), caller.runtime.signing_key))
+    return as_tar(stored, manifest, beside, name=f"{name}-{version.number}", made_at=version.created_at, sent=sent)

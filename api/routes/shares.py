@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 
 from api.bodies import json_body
 from api.deps import Authenticated, needs
-from api.downloads import TAR_RESPONSE, StoredFiles, as_tar
+from api.downloads import TAR_RESPONSE, Beside, StoredFiles, as_tar
 from api.objects.grants import ShareDeleted, SharedVersionObject, ShareObject, ShareRequest
 from api.objects.shape import Page, page_of
 from api.pages import After
@@ -15,8 +15,9 @@ from domain.access import Permission
 from domain.digests import Digest
 from domain.ids import IdKind, parse_id
 from models_db.base_models import BaseModel
-from services import shares
+from services import attestations, shares
 from services.shares import ShareFilter
+from signing.envelopes import seal
 
 router = APIRouter(prefix="/v1", tags=["Sharing"])
 
@@ -114,6 +115,8 @@ def content(caller: Authenticated, shared_id: ShareId) -> StreamingResponse:
     """The PEFT folder as a tar, as its owner gets it. Recorded in both departments' trails."""
     with caller.in_department() as session:
         shared = shares.open_download(session, caller.principal, parse_id(IdKind.VERSION_SHARE, shared_id))
+        attested = attestations.of_shared(session, shared.share_id)
+        approval = attestations.approval_of_shared(session, shared, caller.runtime.settings.organisation)
 
     def sent(size_bytes: int) -> None:
         with caller.in_department() as session:
@@ -124,6 +127,7 @@ def content(caller: Authenticated, shared_id: ShareId) -> StreamingResponse:
             shares.report_damage(session, caller.principal, shared, digest)
 
     stored = StoredFiles(caller.runtime.objects, shared.owner_id, on_damage=report)
+    beside = Beside(attested, seal(approval.statement(), caller.runtime.signing_key))
     return as_tar(
-        stored, shared.manifest, name=f"{shared.adapter}-{shared.number}", made_at=shared.created_at, sent=sent
+        stored, shared.manifest, beside, name=f"{shared.adapter}-{shared.number}", made_at=shared.created_at, sent=sent
     )

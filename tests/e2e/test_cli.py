@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from domain.digests import manifest_of_tree
+from domain.attestations import ATTESTATION_FILES
+from domain.digests import Manifest, manifest_of_tree
 from tests.e2e.conftest import BASE_MODEL, RunningService, as_jsonl, colour_rows
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
@@ -123,10 +124,30 @@ def test_the_next_job_is_foretold_by_what_this_one_came_to(staff: Staff, job: di
 
 def test_a_pulled_version_is_the_one_its_digest_names(staff: Staff, job: dict[str, Any], tmp_path: Path) -> None:
     version = as_json(staff.trainer, "adapters", "pull", "last-colour@latest", "--out", str(tmp_path / "adapter"))
-    assert manifest_of_tree(tmp_path / "adapter").digest == version["digest"]
+    files = [file for file in manifest_of_tree(tmp_path / "adapter").files if file.path not in ATTESTATION_FILES]
+    assert Manifest.of(files).digest == version["digest"]
     assert version["job_id"] == job["id"]
     refused = staff.trainer("adapters", "pull", "last-colour@1", "--out", str(tmp_path / "adapter"), status=1)
     assert "is not an empty folder" in refused.stderr
+
+
+def test_a_pulled_version_is_verified_offline_and_one_byte_more_is_told(
+    service: RunningService, staff: Staff, job: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, key = tmp_path / "adapter", tmp_path / "service.pub"
+    staff.trainer("adapters", "pull", f"{job['adapter']['name']}@1", "--out", str(folder))
+    key.write_text(staff.trainer("signing-key").stdout)
+    # Nothing answers there.
+    offline = command_line(replace(service, base_url="http://127.0.0.1:9/v1"), "tsk_none")
+    asked = ("verify", str(folder), "--public-key", str(key))
+    found = as_json(offline, *asked, "--accept", "candidate")
+    assert (found["holds"], found["state"], found["reasons"]) == (True, "candidate", [])
+    assert found["builder"].startswith("urn:tsugiki:worker:")
+    # A candidate is not what a server takes.
+    assert "version_not_approved" in offline(*asked, status=1).stdout
+    with (folder / "adapter_model.safetensors").open("ab") as weights:
+        weights.write(b"x")
+    assert "checksum_mismatch" in offline(*asked, "--accept", "candidate", status=1).stdout
 
 
 def test_lineage_and_audit_lead_from_the_version_to_its_rows(staff: Staff, job: dict[str, Any]) -> None:

@@ -4,7 +4,9 @@ import io
 import json
 import tarfile
 import time
+from base64 import b64decode
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import openai
@@ -14,6 +16,8 @@ from openai.types.fine_tuning import FineTuningJob
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from signing.keys import PublicKey
+from signing.verification import verify
 from tests.e2e.conftest import BASE_MODEL, Department, RunningService, as_jsonl, colour_rows, make_department
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
@@ -122,9 +126,21 @@ def test_a_pulled_adapter_has_the_services_loss_under_plain_transformers_and_pef
 ) -> None:
     with service.http(trained.department.trainer_key) as http:
         answer = http.get("/adapters/last-colour/versions/1/content").raise_for_status()
+        keys = [PublicKey.read(key["pem"].encode()) for key in http.get("/signing_keys").json()["data"]]
     with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
         tar.extractall(tmp_path, filter="data")
     (folder,) = {path.parent for path in tmp_path.rglob("adapter_model.safetensors")}
+    # It is signed by the worker, and its provenance says what was asked for; peft is not disturbed by either.
+    found = verify(folder, keys, now=datetime.now(UTC), accepted=frozenset({"candidate"}))
+    assert found.holds, found.reasons
+    assert found.digest == trained.version["digest"]
+    assert (found.builder or "").startswith("urn:tsugiki:worker:")
+    envelope = json.loads((folder / "provenance.intoto.jsonl").read_text())
+    definition = json.loads(b64decode(envelope["payload"]))["predicate"]["buildDefinition"]
+    assert definition["externalParameters"]["seed"] == 7
+    names = [each["name"] for each in definition["resolvedDependencies"]]
+    assert names[:4] == [f"base_model:{BASE_MODEL}", "training_file", "validation_file", "evaluation_file"]
+    assert "package:torch" in names
     base = AutoModelForCausalLM.from_pretrained(smollm2_folder, dtype=torch.float32, local_files_only=True)
     model = PeftModel.from_pretrained(base, folder).eval()
     loss = plain_loss(model, AutoTokenizer.from_pretrained(smollm2_folder), trained.validation_rows)

@@ -77,7 +77,9 @@ def database(template_database: URL) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def settings(database: Database, embedded: EmbeddedServices, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(
+    database: Database, embedded: EmbeddedServices, signing_key_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     return Settings.model_validate(
         {
             "database_url": database.app_url,
@@ -88,6 +90,7 @@ def settings(database: Database, embedded: EmbeddedServices, tmp_path_factory: p
             "s3_bucket": embedded.s3.bucket,
             "s3_access_key": embedded.s3.access_key,
             "s3_secret_key": embedded.s3.secret_key,
+            "signing_key_file": signing_key_file,
             "organisation": "acme",
             "work_dir": tmp_path_factory.mktemp("work"),
             "max_file_bytes": 4 << 20,

@@ -24,6 +24,7 @@ from domain.audit import AuditEvent
 from domain.jobs import JobState
 from models_db import sessions
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
+from models_db.attestations import SigningKeyRecord, VersionAttestation
 from models_db.base_models import BaseModel
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
 from models_db.estimates import AskedEstimate, Inspection
@@ -69,6 +70,7 @@ DEFINER_FUNCTIONS = {
     "preemptable_jobs",
     "queue_ahead",
     "queue_positions",
+    "shared_attestations",
     "shared_versions",
     "storage_sweeps_due",
     "touch_key",
@@ -158,7 +160,7 @@ def _furnish(app: Engine, name: str) -> UUID:
             state=VersionState.CANDIDATE, model_name=f"ft:{name}", digest="sha256:2", manifest={}, report={},
             created_by=user.id,
         )  # fmt: skip
-        session.add(version)
+        session.add_all([version, SigningKeyRecord(key_id=f"of {name}", algorithm="ecdsa-p256", pem="")])
         session.flush()
         # Last, and without a version: adapter_versions lets a job have one only, so its tests refer to this one.
         untrained = Job(
@@ -195,6 +197,10 @@ def _furnish(app: Engine, name: str) -> UUID:
                     opened_at=func.now(), expires_at=func.now(), account_id=account.id,
                 ),
                 RoleGrant(department_id=department, role="approver", user_id=user.id, requested_by=uuid4()),
+                VersionAttestation(
+                    department_id=department, version_id=version.id, kind="signature", digest="sha256:4", bytes=1,
+                    key_id=f"of {name}",
+                ),
                 Erasure(id=uuid4(), department_id=department, digest="sha256:3", ends_at=func.now()),
                 StorageSweep(department_id=department, due_at=func.now()),
                 Evaluation(
@@ -317,6 +323,7 @@ def test_every_kind_of_reference_is_tried() -> None:
     assert {table for table, _column, _referred in REFERENCES} == {
         "adapter_versions", "aliases", "api_keys", "break_glass", "deployments", "downloads", "evaluations",
         "file_grants", "job_checkpoints", "job_events", "jobs", "outgoing_deliveries", "usage_records",
+        "version_attestations",
         "version_shares",
     }  # fmt: skip
 
@@ -329,6 +336,23 @@ def test_what_was_used_is_written_once(furnished: Furnished, table: str, stateme
         furnished.department(furnished.ours) as session,
     ):
         session.execute(text(statement.format(table)))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE version_attestations SET digest = 'sha256:0'",
+        "DELETE FROM version_attestations",
+        "UPDATE signing_keys SET pem = ''",
+        "DELETE FROM signing_keys",
+    ],
+)
+def test_what_was_signed_and_its_keys_are_written_once(furnished: Furnished, statement: str) -> None:
+    with (
+        pytest.raises(ProgrammingError, match="permission denied"),
+        furnished.department(furnished.ours) as session,
+    ):
+        session.execute(text(statement))
 
 
 # --- the connection ---------------------------------------------------------------------------------------------------

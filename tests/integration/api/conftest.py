@@ -3,24 +3,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from uuid import UUID
 
 import boto3
 import pytest
 from sqlalchemy import create_engine, text
 
-from domain.digests import Manifest, ManifestFile, digest_of
 from domain.ids import IdKind, parse_id
-from domain.plans import Device, EvaluationReport, InspectReport, PathChoice, Precision, RunReport
+from domain.plans import Compute, Device, EvaluationReport, InspectReport, PathChoice, Precision, RunReport
 from models_db.tables import Table
 from runtime import wiring
+from runtime.attesting import attest
 from runtime.settings import Settings
 from runtime.wiring import Runtime
 from services import adapters, blobs, claims, leases, validation
 from services.adapters import EvaluationPair
-from storage.keys import Key
 from tests.integration.conftest import Database, Department, rows, serving
+from workers.provenance import of_training
 
 ADAPTER_FILES = {
     "adapter_config.json": b'{"r": 8}',
@@ -34,14 +33,18 @@ METRICS = {"step": 1, "total_steps": 2, "train_loss": 1.5, "tokens_per_s": 321.0
 
 
 @pytest.fixture(scope="module")
-def finish(runtime: Runtime) -> Callable[..., None]:
+def finish(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """Play the worker: take a submitted job, leave a checkpoint and measurements, and register a version."""
 
     def finished(department: Department, job_id: str, counted: InspectReport = NOTHING_COUNTED) -> None:
         key, job = parse_id(IdKind.DEPARTMENT, department.id), parse_id(IdKind.JOB, job_id)
         with runtime.department(key) as session:
             stored_since = blobs.clock(session)
-        manifest = _stored(runtime, key)
+        folder = tmp_path_factory.mktemp("finished") / "adapter"
+        folder.mkdir()
+        for path, content in ADAPTER_FILES.items():
+            (folder / path).write_bytes(content)
+        manifest = runtime.objects.put_tree(key, folder)
         with runtime.department(key) as session:
             validation.accept(session, job, counted)
         with runtime.department(key) as session:
@@ -50,22 +53,16 @@ def finish(runtime: Runtime) -> Callable[..., None]:
             progress = {"step": 1, "total_steps": 2, "eta_s": 60.0, "loss": 1.5, "mfu": 0.5}
             leases.record_progress(session, claim, progress, [METRICS])
             leases.record_checkpoint(session, claim, step=1, manifest=manifest, metrics={"step": 1, "train_loss": 1.5})
+        report = _report(job)
+        provenance = of_training(claim, report, Compute(), organisation="acme", finished_at=stored_since)
+        attested = attest(runtime, key, folder, provenance)
         with runtime.department(key) as session:
             adapters.register(
-                session, claim, organisation="acme", manifest=manifest, report=_report(job), evaluation=_evaluation(),
-                stored_since=stored_since,
+                session, claim, organisation="acme", manifest=manifest, attested=attested, report=report,
+                evaluation=_evaluation(), stored_since=stored_since,
             )  # fmt: skip
 
     return finished
-
-
-def _stored(runtime: Runtime, department: UUID) -> Manifest:
-    files = []
-    for path, content in ADAPTER_FILES.items():
-        digest = digest_of(content)
-        runtime.objects.put(Key.blob(department, digest), BytesIO(content), digest, len(content))
-        files.append(ManifestFile(path=path, bytes=len(content), digest=digest))
-    return Manifest.of(files)
 
 
 def _report(job: UUID) -> RunReport:

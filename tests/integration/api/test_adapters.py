@@ -69,11 +69,20 @@ def test_a_pulled_version_is_the_folder_byte_for_byte_and_the_same_each_time(
     assert pulled.headers["content-type"] == "application/x-tar"
     assert pulled.headers["x-adapter-digest"] == version["digest"]
     assert int(pulled.headers["content-length"]) == len(pulled.content)
-    with tarfile.open(fileobj=io.BytesIO(pulled.content)) as tar:
-        members = tar.getmembers()
-        assert {m.name: tar.extractfile(m).read() for m in members} == ADAPTER_FILES  # type: ignore[union-attr]
+    members, files = unpacked(pulled.content)
+    assert list(files) == [*sorted(ADAPTER_FILES), "provenance.intoto.jsonl", "model.sig", "approval.intoto.jsonl"]
+    assert {name: files[name] for name in ADAPTER_FILES} == ADAPTER_FILES
     assert {(m.mode, m.uid, m.gid, m.uname, m.mtime) for m in members} == {(0o644, 0, 0, "", version["created_at"])}
-    assert trainer.get("/adapters/even/versions/1/content").content == pulled.content
+    # All but the statement of where it stands, which is of this moment.
+    _, again = unpacked(trainer.get("/adapters/even/versions/1/content").content)
+    assert again.keys() == files.keys()
+    assert [name for name in files if again[name] != files[name]] == ["approval.intoto.jsonl"]
+
+
+def unpacked(tar_bytes: bytes) -> tuple[list[tarfile.TarInfo], dict[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(tar_bytes)) as tar:
+        members = tar.getmembers()
+        return members, {m.name: tar.extractfile(m).read() for m in members}  # type: ignore[union-attr]
 
 
 def test_an_inference_account_gets_approved_versions_only(finished: Finished) -> None:

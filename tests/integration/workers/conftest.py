@@ -236,7 +236,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(
-    request: pytest.FixtureRequest, servers: EmbeddedServices, app_url: str, tmp_path: Path
+    *, request: pytest.FixtureRequest, servers: EmbeddedServices, app_url: str, tmp_path: Path, signing_key_file: Path
 ) -> Iterator[Settings]:
     """Those of one test, on a database of its own; a test gives others as the fixture's parameter."""
     name = f"workers_{uuid4().hex}"
@@ -254,6 +254,7 @@ def settings(
         s3_bucket=servers.s3.bucket,
         s3_access_key=servers.s3.access_key,
         s3_secret_key=servers.s3.secret_key,
+        signing_key_file=signing_key_file,
         cache_dir=tmp_path / "cache",
         work_dir=tmp_path / "work",
         lease_s=3,

@@ -14,6 +14,7 @@ from domain.jobs import JobState
 from domain.plans import Device, PathChoice, Precision, RunReport
 from domain.refusals import AlreadyFinished
 from services import adapters, blobs, claims, leases
+from services.attestations import Attested
 from services.claims import Claim
 
 RACES = 500
@@ -66,7 +67,8 @@ def finish(department: Any, held: Claim, stored_since: datetime) -> Callable[[],
         with department.runtime.department(department.id) as session:
             adapters.register(
                 session, held, organisation="acme", manifest=Manifest.of([]), report=report_of(held.job),
-                evaluation=None, stored_since=stored_since,
+                attested=Attested(department.runtime.signing_key.public, ()), evaluation=None,
+                stored_since=stored_since,
             )  # fmt: skip
 
     return act

@@ -9,6 +9,8 @@ from domain.adapters import LATEST
 from domain.digests import Manifest
 from domain.jobs import JobState
 from models_db.adapters import Adapter, Alias, Evaluation, LineageEdge
+from services import attestations
+from signing.envelopes import unseal
 from storage.keys import Key
 from workers.validation import validate
 
@@ -41,6 +43,19 @@ def test_a_job_travels_from_its_files_to_a_registered_version(department: Any, t
     }  # fmt: skip
     assert evaluation.base_report["rows"] == evaluation.adapter_report["rows"] == 6
     assert [record.resource_id for record in department.audited("adapter.version.registered")] == [version.id]
+    # It is signed, with what was asked for and what it was made from; both were stored before it was entered.
+    with department.runtime.department(department.id) as session:
+        signed = {each.kind: each for each in attestations.of_version(session, version.id)}
+    assert set(signed) == {"signature", "provenance"}
+    told = department.audited("adapter.version.registered")[0].details
+    key = department.runtime.signing_key.public
+    assert (told["key_id"], told["provenance_digest"]) == (key.key_id, signed["provenance"].digest)
+    department.runtime.objects.fetch(
+        Key.blob(department.id, signed["provenance"].digest), tmp_path / "provenance", signed["provenance"].digest
+    )
+    statement = unseal((tmp_path / "provenance").read_bytes(), {key.key_id: key}, param="provenance").statement
+    assert statement["subject"][0]["digest"] == {"sha256": version.digest.removeprefix("sha256:")}
+    assert statement["predicate"]["buildDefinition"]["externalParameters"] == finished.spec
     # Every object is there under its digest: fetch_tree checks.
     manifest = Manifest.model_validate(version.manifest, strict=False)
     assert version.digest == manifest.digest

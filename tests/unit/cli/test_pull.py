@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.pull import AdapterDamaged, FolderInUse, manifest_of, receive
+from domain.attestations import ATTESTATION_FILES
 from domain.digests import Manifest, ManifestFile, digest_of
 
 FILES = {"adapter_config.json": b'{"r": 8}', "adapter_model.safetensors": bytes(range(256)) * 512}
@@ -47,6 +48,12 @@ def test_a_whole_version_arrives(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+def test_what_signs_a_version_comes_with_it_and_is_none_of_its_files(tmp_path: Path) -> None:
+    beside = [regular(name, b"signed") for name in ATTESTATION_FILES]
+    receive(chunks(tar_of(*GOOD, *beside)), MANIFEST, tmp_path / "adapter")
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {*FILES, *ATTESTATION_FILES}
+
+
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     receive(chunks(tar_of(*GOOD)), MANIFEST, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
@@ -59,6 +66,9 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
         pytest.param([*GOOD, regular("/etc/escaped", b"x")], id="an absolute path"),
         pytest.param([*GOOD, regular("payload.py", b"x")], id="a file too many"),
         pytest.param([*GOOD, GOOD[0]], id="a file twice"),
+        pytest.param([*GOOD, *[regular("model.sig", b"x")] * 2], id="a signature twice"),
+        pytest.param([*GOOD, regular("model.sig", bytes((256 << 10) + 1))], id="a signature too large"),
+        pytest.param([*GOOD, special("model.sig", tarfile.SYMTYPE, "/etc/passwd")], id="a link for a signature"),
         pytest.param([GOOD[0]], id="a file missing"),
         pytest.param([GOOD[0], special(GOOD[1][0].name, tarfile.SYMTYPE, "/etc/passwd")], id="a symbolic link"),
         pytest.param([GOOD[0], special(GOOD[1][0].name, tarfile.LNKTYPE, GOOD[0][0].name)], id="a hard link"),

@@ -42,7 +42,7 @@ def test_a_process_does_not_start_with_what_cannot_be(wrong: str) -> None:
     with pytest.raises(ValidationError, match="failpoints"):
         Settings(
             database_url="postgresql+psycopg://nowhere", broker_url="redis://nowhere", s3_access_key="none",
-            s3_secret_key="none", failpoints=wrong,
+            s3_secret_key="none", signing_key_file="none.pem", failpoints=wrong,
         )  # fmt: skip
 
 

@@ -38,12 +38,13 @@ def fake() -> Callable[..., CountingLauncher]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, signing_key_file: Path) -> Settings:
     return Settings(
         database_url="postgresql+psycopg://nowhere",
         broker_url="redis://nowhere",
         s3_access_key="none",
         s3_secret_key="none",
+        signing_key_file=signing_key_file,
         work_dir=tmp_path / "work",
         ranks=1,
         device=Device.CPU,

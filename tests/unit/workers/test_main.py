@@ -1,6 +1,7 @@
 """What a worker refuses to begin with."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,14 @@ def test_a_train_worker_that_cannot_keep_a_quantised_base_does_not_begin(begins:
 @pytest.mark.parametrize(("role", "quantisation"), [("train", "none"), ("validate", "nf4")])
 def test_who_needs_no_bitsandbytes_begins_without(role: str, quantisation: str, begins: Any) -> None:
     assert begins(role, quantisation=quantisation)
+
+
+def test_a_train_worker_without_a_key_to_sign_with_does_not_begin_and_a_validate_worker_does(
+    begins: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match="cannot be read"):
+        begins("train", signing_key_file=tmp_path / "missing.pem")
+    assert begins("validate", signing_key_file=tmp_path / "missing.pem")
 
 
 def test_with_bitsandbytes_a_train_worker_begins(begins: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Scratch folders of runs: private, and removed also when their worker was killed."""
+"""Scratch folders of runs and imports: private, and removed also when their process was killed."""
 
 import fcntl
 import shutil
@@ -12,7 +12,7 @@ LOCK = ".lock"
 
 @contextmanager
 def scratch_folder(work_dir: Path, name: str) -> Iterator[Path]:
-    """An empty folder that only this user can enter; it is gone afterwards. Those of dead workers go first."""
+    """An empty folder that only this user can enter; it is gone afterwards. Those of dead processes go first."""
     runs = work_dir / "runs"
     runs.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as held:

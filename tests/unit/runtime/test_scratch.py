@@ -1,7 +1,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from workers.scratch import scratch_folder
+from runtime.scratch import scratch_folder
 
 
 def test_a_scratch_folder_is_private_and_gone_after_an_error(tmp_path: Path) -> None:
