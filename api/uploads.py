@@ -3,8 +3,8 @@
 import hashlib
 import re
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -25,6 +25,7 @@ from domain.refusals import (
     InvalidUtf8,
     MissingField,
     OutOfRange,
+    UnknownField,
     UnsupportedMediaType,
 )
 
@@ -103,13 +104,51 @@ class Form:
 
 async def receive_form(request: Request, spool: Spool) -> Form:
     """Parse a multipart body as it comes. The part with a file name fills the spool, and must be called `file`."""
+    form = Form(spool)
+
+    def opened(field_name: str, filename: str) -> Spool:
+        if field_name != "file" or form.filename is not None:
+            raise Invalid("Exactly one file is expected, in the field `file`.", param="file")
+        form.filename = filename
+        return spool
+
+    await _parse_form(request, _FormReader(opened, form.fields))
+    if form.filename is None:
+        raise MissingField("There is no file.", param="file")
+    spool.stream.seek(0)
+    return form
+
+
+async def receive_files(request: Request, folder: Path, max_bytes_of: Callable[[str], int]) -> None:
+    """Every part of a multipart body into a file of the folder, under the last part of its name.
+
+    max_bytes_of raises where there may be no file of that name: before a byte of it is written.
+    """
+    names: set[str] = set()
+    fields: dict[str, str] = {}
+    with ExitStack() as files:
+
+        def opened(field_name: str, filename: str) -> Spool:
+            max_bytes = max_bytes_of(filename)
+            if field_name != "files":
+                raise UnknownField("The field of a file is called `files`.", param=field_name[:64])
+            if filename in names:
+                raise DuplicateKey("Two files have the same name.", param=filename)
+            names.add(filename)
+            return Spool(files.enter_context((folder / filename).open("xb")), max_bytes=max_bytes)
+
+        await _parse_form(request, _FormReader(opened, fields))
+    if fields:
+        raise UnknownField("A field is not supported here.", param=min(fields)[:64])
+
+
+async def _parse_form(request: Request, reader: "_FormReader") -> None:
     refuse_encoded(request)
     if media_type(request) != "multipart/form-data":
         raise UnsupportedMediaType("The body must be multipart/form-data.")
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary")
     if not boundary:
         raise Invalid("The multipart body names no boundary.")
-    reader = _FormReader(Form(spool))
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         async for chunk in _large_chunks(request):
@@ -119,23 +158,19 @@ async def receive_form(request: Request, spool: Spool) -> Form:
         raise Invalid("The multipart body is malformed.") from None
     if not reader.ended:
         raise Invalid("The multipart body ended early.")
-    if reader.form.filename is None:
-        raise MissingField("There is no file.", param="file")
-    spool.stream.seek(0)
-    return reader.form
 
 
 class _FormReader:
     """What python-multipart calls while it parses."""
 
-    def __init__(self, form: Form) -> None:
-        self.form = form
+    def __init__(self, open_file: Callable[[str, str], Spool], fields: dict[str, str]) -> None:
         self.ended = False
+        self._open_file, self._fields = open_file, fields
         self._header_name = self._header_value = b""
         self._disposition = b""
         self._name = ""
         self._value = bytearray()
-        self._is_file = False
+        self._file: Spool | None = None
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
@@ -167,25 +202,23 @@ class _FormReader:
     def _on_headers_finished(self) -> None:
         options = parse_options_header(self._disposition)[1]
         self._name = _text(options.get(b"name", b""), "name")
-        self._is_file = b"filename" in options
-        if self._is_file:
-            if self._name != "file" or self.form.filename is not None:
-                raise Invalid("Exactly one file is expected, in the field `file`.", param="file")
-            self.form.filename = clean_filename(_text(options[b"filename"], "filename"))
-        elif self._name in self.form.fields or len(self.form.fields) >= _MAX_FIELDS:
+        self._file = None
+        if b"filename" in options:
+            self._file = self._open_file(self._name, clean_filename(_text(options[b"filename"], "filename")))
+        elif self._name in self._fields or len(self._fields) >= _MAX_FIELDS:
             raise DuplicateKey("A field stands twice, or there are too many.", param=self._name[:64])
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._is_file:
-            self.form.spool.write(data[start:end])
+        if self._file is not None:
+            self._file.write(data[start:end])
             return
         self._value += data[start:end]
         if len(self._value) > _MAX_FIELD_BYTES:
             raise OutOfRange(f"A field holds {_MAX_FIELD_BYTES} bytes at most.", param=self._name[:64])
 
     def _on_part_end(self) -> None:
-        if not self._is_file:
-            self.form.fields[self._name] = _text(bytes(self._value), self._name[:64])
+        if self._file is None:
+            self._fields[self._name] = _text(bytes(self._value), self._name[:64])
 
     def _on_end(self) -> None:
         self.ended = True

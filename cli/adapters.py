@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cli import importing
 from cli import pull as pulling
 from cli.connection import Connection, JsonObject
 from cli.output import Column, duration, number, share, size, when
@@ -94,6 +95,22 @@ def pull(
     name, _, wanted = reference.partition("@")
     version = fetch(session.connection, name, wanted or LATEST, out)
     session.output.said(version, f"{name}@{version['number']} is in {out}: {size(version['bytes'])}, verified.")
+
+
+@app.command("import")
+def import_folder(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="A PEFT folder: configuration, safetensors, tokenizer files.")],
+    name: Annotated[str, typer.Option(help="The adapter whose next version it is to be.")],
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="The base model as it is registered, in place of what the configuration says."),
+    ] = None,
+) -> None:
+    """Propose an adapter made elsewhere: it is checked, and then waits for approval like any other."""
+    session = Session.of(context)
+    version = importing.send(session.connection, folder, name=name, base_model=base_model)
+    session.output.said(version, f"{name}@{version['number']} is a candidate: {version['digest']}")
 
 
 def fetch(connection: Connection, name: str, reference: str, out: Path) -> JsonObject:

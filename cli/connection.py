@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import httpx
@@ -117,6 +117,12 @@ class Connection:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
         with translated():
             return _checked(self._http.put(_url(path), content=content, headers=headers))
+
+    def post_files(self, *path: str, files: Sequence[tuple[str, IO[bytes]]]) -> JsonObject:
+        """POST files by name, as a multipart body that is read while it is sent."""
+        parts = [("files", (name, stream, "application/octet-stream")) for name, stream in files]
+        with translated():
+            return _checked(self._http.post(_url(path), files=parts))
 
     def pages(self, *path: str, query: Query | None = None) -> Iterator[JsonObject]:
         """Every object of a list, page after page, for as long as the caller wants more."""

@@ -132,19 +132,27 @@ def check_storage(session: Session, digest: Digest, more_bytes: int) -> None:
     Checkpoints and versions of jobs take room too, and are never refused it: work that is done is kept.
     """
     department = _own(session)
+    if department.max_storage_bytes is None:
+        return
+    take_lock(session, f"storage of {department.id}")
+    same_bytes = select(File.id).where(File.digest == digest, File.deleted_at.is_(None)).limit(1)
+    if session.scalars(same_bytes).first() is None:
+        check_room(session, more_bytes, param="file")
+
+
+def check_room(session: Session, more_bytes: int, *, param: str) -> None:
+    """The same for what is stored however much of it is there already."""
+    department = _own(session)
     limit = department.max_storage_bytes
     if limit is None:
         return
     take_lock(session, f"storage of {department.id}")
-    same_bytes = select(File.id).where(File.digest == digest, File.deleted_at.is_(None)).limit(1)
-    if session.scalars(same_bytes).first() is not None:
-        return
     have = usage.stored(session).total_bytes
     if have + more_bytes > limit:
         raise QuotaSpent(
-            f"The department stores {have} bytes, and the file has {more_bytes}; its limit is {limit}."
+            f"The department stores {have} bytes, and this has {more_bytes}; its limit is {limit}."
             " Delete files, or have the operator raise the limit.",
-            param="file",
+            param=param,
         )
 
 

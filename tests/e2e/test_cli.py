@@ -150,6 +150,24 @@ def test_a_pulled_version_is_verified_offline_and_one_byte_more_is_told(
     assert "checksum_mismatch" in offline(*asked, "--accept", "candidate", status=1).stdout
 
 
+def test_an_adapter_from_elsewhere_is_proposed_and_a_pickle_is_not(
+    staff: Staff, job: dict[str, Any], tmp_path: Path
+) -> None:
+    pulled, folder = tmp_path / "pulled", tmp_path / "peft"
+    staff.trainer("adapters", "pull", f"{job['adapter']['name']}@1", "--out", str(pulled))
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_bytes((pulled / name).read_bytes())
+    (folder / "README.md").write_text("As peft writes it.")
+    described = ("adapters", "import", str(folder), "--name", "brought", "--base-model", BASE_MODEL)
+    version = as_json(staff.trainer, *described)
+    assert (version["number"], version["state"], version["job_id"]) == (1, "candidate", None)
+    assert "brought@1" in staff.trainer("adapters", "show", "brought@1").stdout
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    refused = staff.trainer(*described, status=1)
+    assert refused.stderr.endswith("(code forbidden_file, param adapter_model.bin)\n")
+
+
 def test_lineage_and_audit_lead_from_the_version_to_its_rows(staff: Staff, job: dict[str, Any]) -> None:
     assert "trained on  train.jsonl" in staff.trainer("lineage", job["adapter"]["id"]).stdout
     assert "trained  last-colour@1" in staff.trainer("lineage", job["training_file"]).stdout

@@ -1,0 +1,126 @@
+"""Adapters from elsewhere: proposed by a trainer, entered as candidates, approved as any other."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from domain.access import Permission, Principal, require
+from domain.adapters import LATEST, VersionState, check_name, model_name
+from domain.audit import AuditEvent, Outcome
+from domain.digests import Manifest
+from domain.peft_folders import ImportedConfig
+from domain.refusals import BaseModelMismatch, Refusal
+from models_db.adapters import AdapterVersion, LineageEdge
+from models_db.base_models import BaseModel
+from services import adapters, attestations, audit, base_models, blobs, limits
+from services.attestations import Attested
+
+
+def begin(principal: Principal, name: str) -> None:
+    """May they, before anything is received?"""
+    require(principal, Permission.ADAPTER_IMPORT)
+    check_name(name, param="name")
+
+
+def base_model_of(session: Session, principal: Principal, config: ImportedConfig) -> BaseModel:
+    """The base model that a configuration names. Raises BaseModelMismatch where it is none of the registry's."""
+    require(principal, Permission.ADAPTER_IMPORT)
+    found = base_models.find(session, principal, config.base_model_name_or_path)
+    if found is None or found.state != base_models.READY:
+        raise BaseModelMismatch(
+            "base_model_name_or_path is not the name of a base model that is registered here.",
+            param="base_model_name_or_path",
+        )
+    return found
+
+
+def check_room(session: Session, principal: Principal, manifest: Manifest) -> None:
+    """Raise QuotaSpent where `register` would: before the bytes are stored, and not after."""
+    require(principal, Permission.ADAPTER_IMPORT)
+    limits.check_room(session, manifest.total_bytes, param="files")
+
+
+def register(
+    session: Session,
+    principal: Principal,
+    name: str,
+    base_model: UUID,
+    *,
+    organisation: str,
+    manifest: Manifest,
+    attested: Attested,
+    stored_since: datetime,
+) -> AdapterVersion:
+    """Enter an adapter whose files were found in order, as a candidate. They are in storage already.
+
+    stored_since is the time before they were put. Raises QuotaSpent, and BytesErased: they have to be put again.
+    """
+    require(principal, Permission.ADAPTER_IMPORT)
+    limits.check_room(session, manifest.total_bytes, param="files")
+    digests = attested.digests | {file.digest for file in manifest.files}
+    blobs.confirm(session, principal.department, digests, stored_since=stored_since)
+    version = _next_version(session, principal, name, session.get_one(BaseModel, base_model),
+                            organisation=organisation, manifest=manifest)  # fmt: skip
+    attestations.enter(session, version, attested)
+    adapters.move_latest(session, version)
+    session.add(
+        LineageEdge(
+            department_id=version.department_id,
+            subject_type="adapter_version",
+            subject_id=version.id,
+            relation="grafted_on",
+            object_type="base_model",
+            object_id=base_model,
+        )
+    )
+    _record(session, principal, version, attested)
+    return version
+
+
+def _next_version(
+    session: Session, principal: Principal, name: str, base_model: BaseModel, *, organisation: str, manifest: Manifest
+) -> AdapterVersion:
+    assert principal.department is not None  # noqa: S101 - a department's session is open
+    adapter, number = adapters.take_number(session, principal.department, name)
+    # Its name has its id in it, so the id is asked for first; of the database, which makes them sort by time.
+    key: UUID = session.execute(select(func.uuidv7())).scalar_one()
+    version = AdapterVersion(
+        id=key,
+        department_id=principal.department,
+        adapter_id=adapter.id,
+        number=number,
+        job_id=None,
+        base_model_id=base_model.id,
+        state=VersionState.CANDIDATE,
+        model_name=model_name(base_model.name, organisation, adapter.name, key.hex),
+        digest=manifest.digest,
+        manifest=manifest.model_dump(mode="json"),
+        report=None,
+        created_by=principal.id,
+        created_by_type=principal.type,
+    )
+    session.add(version)
+    session.flush()
+    return version
+
+
+def _record(session: Session, principal: Principal, version: AdapterVersion, attested: Attested) -> None:
+    subject, refs = ("adapter_version", version.id), [version.adapter_id, version.base_model_id]
+    details = {"number": version.number, "digest": version.digest} | attested.told()
+    audit.record(session, principal, AuditEvent.VERSION_IMPORTED, resource=subject, refs=refs, details=details)
+    alias = {"alias": LATEST, "number": version.number}
+    audit.record(session, principal, AuditEvent.ALIAS_MOVED, resource=subject, refs=[version.adapter_id], details=alias)
+
+
+def refuse(session: Session, principal: Principal, refusal: Refusal) -> None:
+    """Write down that an adapter was not let in: all that is left of it."""
+    require(principal, Permission.ADAPTER_IMPORT)
+    audit.record(
+        session,
+        principal,
+        AuditEvent.VERSION_IMPORT_REFUSED,
+        outcome=Outcome.FAILURE,
+        reason=refusal.code,
+    )
