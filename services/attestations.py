@@ -1,11 +1,11 @@
 """What goes with a version's files to whoever wants to check them: entered with it, read with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select, text
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -72,7 +72,7 @@ def of_shared(session: Session, share: UUID) -> Sequence[Attestation]:
     return _read(session.execute(text("SELECT * FROM shared_attestations(:share)"), {"share": share}).all())
 
 
-def _read(rows: Sequence[Row[Any]]) -> Sequence[Attestation]:
+def _read(rows: Iterable[Any]) -> Sequence[Attestation]:
     return [
         Attestation(kind=AttestationKind(row.kind), digest=row.digest, bytes=row.bytes, key_id=row.key_id)
         for row in rows

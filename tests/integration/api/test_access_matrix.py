@@ -26,6 +26,7 @@ from tests.integration.api.world import (
     ELSEWHERE,
     FOREIGN,
     GRANTED,
+    IMPORTS,
     MISSING,
     NOWHERE,
     OWN,
@@ -62,7 +63,8 @@ def world(
 def relations(route: APIRoute) -> tuple[str, ...]:
     """Whose the object of a route can be."""
     parameters = {parameter.name for parameter in route.dependant.path_params} | _nested(route)
-    if not parameters:
+    (method,) = route.methods
+    if not parameters or f"{method} {route.path_format}" == IMPORTS:
         return (OWN,)
     if Permission.FILE_READ_CONTENT in permissions_of(route):
         return (OWN, GRANTED, ANOTHERS, FOREIGN, MISSING)

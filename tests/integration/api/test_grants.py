@@ -11,6 +11,7 @@ import openai
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
+from domain.attestations import ATTESTATION_FILES
 from domain.ids import IdKind, parse_id, public_id
 from tests.integration.api.conftest import ADAPTER_FILES, Finished
 from tests.integration.conftest import Database, Department, Person, http, rows
@@ -164,7 +165,9 @@ def test_the_other_department_pulls_the_version_and_nothing_else_of_its_owners(
         pulled = client.get(f"/shared_versions/{share}/content").raise_for_status()
         with tarfile.open(fileobj=io.BytesIO(pulled.content)) as tar:
             files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-        assert files == ADAPTER_FILES
+        assert {name: files[name] for name in ADAPTER_FILES} == ADAPTER_FILES
+        # It is signed for them as for its owner.
+        assert files.keys() - ADAPTER_FILES.keys() == set(ATTESTATION_FILES)
         for path in (f"/adapters/{owner.adapter}", f"/models/{owner.model}", f"/lineage/{owner.version}",
                      f"/fine_tuning/jobs/{owner.job}", f"/files/{owner.file}"):  # fmt: skip
             assert client.get(path).status_code == 404, path

@@ -17,6 +17,7 @@ from domain.workers import WorkerFacts
 from runtime.wiring import Runtime
 from services import workers
 from tests.integration.api.conftest import Finished
+from tests.integration.api.test_imports import bundle
 from tests.integration.conftest import Department, http, rows, write_base_model
 
 # Whose the object is that a path names. FOREIGN and MISSING name it below the caller's department, where a path has
@@ -28,6 +29,8 @@ SHARED = {"worker_id", "base_model", "path"}
 PROJECTS = "/v1/organization/projects"
 PROJECT = f"{PROJECTS}/{{project_id}}"
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions"
+# An adapter of the caller's department, which is made where there is none of that name.
+IMPORTS = "POST /v1/adapters/{name}/imports"
 WEBHOOK = {"name": "x", "url": "https://93.184.215.14/", "event_types": ["fine_tuning.job.failed"]}
 SPEND_LIMIT = {"currency": "USD", "interval": "month", "threshold_amount": 100}
 
@@ -77,6 +80,7 @@ class World:
             "POST /v1/files": {"files": {"file": ("rows.jsonl", rows(2))}, "data": {"purpose": "fine-tune"}},
             "POST /v1/fine_tuning/jobs": job,
             "POST /v1/estimates": job,
+            IMPORTS: {"files": [("files", each) for each in bundle().items()]},
             "POST /v1/base_models": {"json": {"id": "next", "source": "x", "files": self.manifest}},
             "PUT /v1/base_models/{base_model}/files/{path}": {
                 "content": self.config, "headers": {"content-type": "application/octet-stream"},
