@@ -23,6 +23,7 @@ from cli import (
     lineage,
     members,
     policies,
+    roles,
     service,
     service_accounts,
     usage,
@@ -125,6 +126,7 @@ SERVICE = "Running the service"
 NOUNS = {
     "departments": departments.app,
     "members": members.app,
+    "roles": roles.app,
     "users": users.app,
     "keys": keys.app,
     "service-accounts": service_accounts.app,
