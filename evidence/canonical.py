@@ -1,0 +1,36 @@
+"""RFC 8785 (JSON Canonicalization Scheme): one sequence of bytes for one value, whoever writes it."""
+
+import json
+from typing import Any
+
+import rfc8785
+
+# Beyond these a number is not the same in every reader of JSON.
+_MAX_INT = 2**53 - 1
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, check_circular=False).encode
+
+
+class NotCanonical(Exception):  # noqa: N818 - named for the fact
+    """A value that RFC 8785 has no bytes for: an integer beyond 2^53, NaN, an infinity, half a surrogate pair."""
+
+
+def canonical(value: Any) -> bytes:
+    """The value's bytes. Raises NotCanonical.
+
+    Python's own encoder writes the same bytes as the library, twenty times as fast, where there are no fractions and
+    all keys are ASCII: it sorts keys by code point, as UTF-16 does there, and escapes what RFC 8785 escapes.
+    """
+    try:
+        return _encode(value).encode() if _is_plain(value) else rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise NotCanonical("this value has no canonical form") from error
+
+
+def _is_plain(value: object) -> bool:
+    if value is None or isinstance(value, str | bool):
+        return True
+    if isinstance(value, int):
+        return -_MAX_INT <= value <= _MAX_INT
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, dict) and all(key.isascii() and _is_plain(item) for key, item in value.items())

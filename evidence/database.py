@@ -1,0 +1,128 @@
+"""The trail in PostgreSQL, read by whoever may read it; the service's own code has no part in it."""
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from typing import Any, Self
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+
+from evidence.checkpoints import Checkpoint, Signed
+from evidence.events import PLATFORM, SELECT_LIST, Leaf, leaf
+from evidence.seals import Seal
+from evidence.verify import Archive, ChainReport, Report, conclude, verify_chain
+
+_ROWS_AT_ONCE = 5000
+_CHAINS = sql.SQL("""
+    SELECT chain FROM audit_seals
+    UNION SELECT coalesce(department_id, '00000000-0000-0000-0000-000000000000') FROM (
+        WITH RECURSIVE found AS (
+            (SELECT department_id FROM audit_events ORDER BY department_id LIMIT 1)
+            UNION ALL SELECT (
+                SELECT department_id FROM audit_events e WHERE e.department_id > found.department_id
+                ORDER BY department_id LIMIT 1)
+            FROM found WHERE found.department_id IS NOT NULL
+        ) SELECT department_id FROM found
+    ) departments
+""")
+_EVENTS = sql.SQL("SELECT {fields} FROM audit_events WHERE {condition} ORDER BY number")
+_OF_PLATFORM, _OF_DEPARTMENT = sql.SQL("department_id IS NULL"), sql.SQL("department_id = %s")
+_SEAL = """
+    SELECT chain, seal, (extract(epoch FROM sealed_at) * 1000000)::bigint, xid, snapshot, numbers, leaves, previous,
+        digest FROM audit_seals
+"""
+_SEALS, _NEWEST_SEAL = f"{_SEAL} WHERE chain = %s ORDER BY seal, id", f"{_SEAL} ORDER BY id DESC LIMIT 1"
+_ARCHIVES = """
+    SELECT partition, ARRAY(SELECT ARRAY[lower(part), upper(part)] FROM unnest(numbers) part), events, leaves_sha256
+    FROM audit_archives ORDER BY partition
+"""
+
+
+class DatabaseTrail:
+    """What a connection reads; in one snapshot where it is opened here."""
+
+    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextmanager
+    def opened(cls, url: str) -> "Iterator[Self]":
+        """A connection of its own, that reads in one snapshot from its first question to its last."""
+        with psycopg.connect(url, options="-c timezone=UTC") as connection:
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            yield cls(connection)
+
+    def chains(self) -> list[UUID]:
+        """Every chain that has events or seals."""
+        return sorted(row[0] for row in self._connection.execute(_CHAINS))
+
+    def events(self, chain: UUID) -> Iterator[Leaf]:
+        """A chain's events by number."""
+        condition = _OF_PLATFORM if chain == PLATFORM else _OF_DEPARTMENT
+        query = _EVENTS.format(fields=sql.SQL(SELECT_LIST), condition=condition)
+        return map(leaf, self._rows("events", query, [] if chain == PLATFORM else [chain]))
+
+    def seals(self, chain: UUID) -> Iterator[tuple[Seal, bytes]]:
+        """A chain's seals in order, each with the digest it is said to have."""
+        return map(_seal, self._rows("seals", _SEALS, [chain], at_once=100))
+
+    def newest_seal(self) -> Seal | None:
+        """The last seal of all chains."""
+        row = self._connection.execute(_NEWEST_SEAL).fetchone()
+        return None if row is None else _seal(row)[0]
+
+    def archives(self) -> list[Archive]:
+        """The months that were dropped."""
+        return [
+            Archive(partition, [range(*bounds) for bounds in numbers], events, digest)
+            for partition, numbers, events, digest in self._connection.execute(_ARCHIVES)
+        ]
+
+    def checkpoints(self) -> list[Signed]:
+        """The checkpoints that the database itself keeps: worth what its owner is."""
+        rows = self._connection.execute("SELECT statement, signature FROM audit_checkpoints ORDER BY number")
+        return [Signed(statement, signature) for statement, signature in rows]
+
+    def _rows(
+        self, name: str, query: Any, parameters: list[UUID], *, at_once: int = _ROWS_AT_ONCE
+    ) -> Iterator[tuple[Any, ...]]:
+        with self._connection.cursor(name=name) as cursor:
+            cursor.itersize = at_once
+            cursor.execute(query, parameters)
+            yield from cursor
+
+
+def _seal(row: tuple[Any, ...]) -> tuple[Seal, bytes]:
+    chain, number, sealed_at, xid, snapshot, numbers, leaves, previous, digest = row
+    return Seal(chain, number, sealed_at, xid, snapshot, array("q", numbers), leaves, previous), digest
+
+
+def verify_database(
+    url: str,
+    checkpoints: Sequence[Checkpoint],
+    kept: Mapping[UUID, Sequence[Seal]] | None = None,
+    *,
+    processes: int = 1,
+) -> Report:
+    """Verify all chains, some at a time. Each process reads in a snapshot of its own."""
+    with DatabaseTrail.opened(url) as trail:
+        chains = sorted({*trail.chains(), *(chain for each in checkpoints for chain in each.heads)})
+        archives = trail.archives()
+    verified = partial(_verify_one, url, checkpoints)
+    work = [(chain, (kept or {}).get(chain, ())) for chain in chains]
+    if processes == 1:
+        return conclude(map(verified, work), archives, len(checkpoints))
+    # Not forked: the caller may have threads, and connections.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return conclude(pool.map(verified, work), archives, len(checkpoints))
+
+
+def _verify_one(url: str, checkpoints: Sequence[Checkpoint], work: tuple[UUID, Sequence[Seal]]) -> ChainReport:
+    with DatabaseTrail.opened(url) as trail:
+        return verify_chain(trail, work[0], checkpoints, work[1])

@@ -1,0 +1,307 @@
+"""The verifier: reads events and seals, trusts neither, and names the first event that is not as it was sealed."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import sha256
+from typing import Protocol
+from uuid import UUID
+
+from evidence.checkpoints import Checkpoint, Head
+from evidence.events import Leaf
+from evidence.seals import NOTHING_BEFORE, Seal, Snapshot
+
+# The database's clock may be set back by so much, in microseconds, before its times are held against it.
+_CLOCK_SLACK = 60_000_000
+# A truncated month is one fault, not a million.
+MAX_FINDINGS = 100
+
+
+class Fault(StrEnum):
+    """What is wrong with an event or a seal."""
+
+    CHANGED = "changed"
+    MISSING = "missing"
+    INSERTED = "inserted"
+    SEAL_CHANGED = "seal_changed"
+    SEAL_MISSING = "seal_missing"
+    ARCHIVE_CHANGED = "archive_changed"
+
+
+_OF_EVENTS = frozenset({Fault.CHANGED, Fault.MISSING, Fault.INSERTED})
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """A fault: the number of the first event it touches, in which chain, and a sentence."""
+
+    number: int
+    chain: UUID
+    fault: Fault
+    what: str
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A month that was dropped: which numbers its events had, and the digest of their digests in that order."""
+
+    partition: str
+    # In order.
+    numbers: Sequence[range]
+    events: int
+    leaves_sha256: str
+
+    def __contains__(self, number: int) -> bool:
+        place = bisect_right(self.numbers, number, key=lambda part: part.start)
+        return place > 0 and number in self.numbers[place - 1]
+
+
+class Trail(Protocol):
+    """Where events and seals are read: a database, or an export."""
+
+    def chains(self) -> list[UUID]:
+        """Every chain that has events or seals."""
+
+    def events(self, chain: UUID) -> Iterator[Leaf]:
+        """A chain's events by number."""
+
+    def seals(self, chain: UUID) -> Iterator[tuple[Seal, bytes]]:
+        """A chain's seals in order, each with the digest it is said to have."""
+
+    def archives(self) -> Sequence[Archive]:
+        """The months that were dropped."""
+
+    def newest_seal(self) -> Seal | None:
+        """The last seal of all chains: a round takes them all from one snapshot."""
+
+
+@dataclass
+class ChainReport:
+    """What was found in one chain."""
+
+    chain: UUID
+    events: int = 0
+    unsealed: int = 0
+    archived: int = 0
+    seals: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    # Digests of archived events by number, to be held against the manifests.
+    archived_leaves: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def found(self, number: int, fault: Fault, what: str) -> None:
+        """Add a fault; the first hundred of a chain are kept."""
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Finding(number, self.chain, fault, what))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in all. unsealed: events newer than the last seal, which nothing proves yet."""
+
+    events: int
+    unsealed: int
+    archived: int
+    seals: int
+    chains: int
+    checkpoints: int
+    findings: list[Finding]
+
+    @property
+    def first_bad(self) -> Finding | None:
+        """The fault with the lowest number; an event's before a seal's, which covers many."""
+        events = [finding for finding in self.findings if finding.fault in _OF_EVENTS]
+        return next(iter(events or self.findings), None)
+
+
+def verify_chain(
+    trail: Trail, chain: UUID, checkpoints: Sequence[Checkpoint], kept_seals: Sequence[Seal] = ()
+) -> ChainReport:
+    """Hold a chain's events against its seals, and its seals against the checkpoints.
+
+    kept_seals are those of the checkpoints' segments, from the chain's first on: where the database's differ from
+    them, they are believed and not the database.
+    """
+    report = ChainReport(chain)
+    reading = _Reading(report, trail.events(chain), trail.archives())
+    following = _Following(report, {head.seals: head for each in checkpoints if (head := each.heads.get(chain))})
+    for seal in _believed(report, trail.seals(chain), kept_seals):
+        if following.takes(seal):
+            reading.hold_against(seal)
+    reading.finish(trail.newest_seal())
+    following.finish(reading.last_sealed)
+    return report
+
+
+def conclude(chains: Iterable[ChainReport], archives: Sequence[Archive], checkpoints: int) -> Report:
+    """All chains together: manifests of dropped months name events of many."""
+    reports = list(chains)
+    findings = [finding for report in reports for finding in report.findings]
+    leaves = dict(pair for report in reports for pair in report.archived_leaves)
+    for archive in archives:
+        numbers = sorted(number for number in leaves if number in archive)
+        digest = sha256(b"".join(leaves[number] for number in numbers)).hexdigest()
+        if (len(numbers), digest) != (archive.events, archive.leaves_sha256):
+            first = archive.numbers[0].start if archive.numbers else 0
+            what = f"the manifest of {archive.partition} is not of the events that were sealed"
+            findings.append(Finding(first, UUID(int=0), Fault.ARCHIVE_CHANGED, what))
+    return Report(
+        events=sum(report.events for report in reports),
+        unsealed=sum(report.unsealed for report in reports),
+        archived=sum(report.archived for report in reports),
+        seals=sum(report.seals for report in reports),
+        chains=len(reports),
+        checkpoints=checkpoints,
+        findings=sorted(findings),
+    )
+
+
+def verify(
+    trail: Trail, checkpoints: Sequence[Checkpoint], kept: Mapping[UUID, Sequence[Seal]] | None = None
+) -> Report:
+    """All chains, one after the other."""
+    named = {chain for each in checkpoints for chain in each.heads}
+    chains = sorted({*trail.chains(), *named})
+    reports = [verify_chain(trail, chain, checkpoints, (kept or {}).get(chain, ())) for chain in chains]
+    return conclude(reports, trail.archives(), len(checkpoints))
+
+
+def _believed(report: ChainReport, said: Iterator[tuple[Seal, bytes]], kept: Sequence[Seal]) -> Iterator[Seal]:
+    """The kept seals, then those that only the database has. A difference is a finding."""
+    ours = iter(said)
+    for seal in kept:
+        found = next(ours, None)
+        if found is None:
+            report.found(seal.numbers[0], Fault.SEAL_MISSING, f"seal {seal.seal} is gone")
+        elif found[0].digest != seal.digest or found[1] != seal.digest:
+            report.found(seal.numbers[0], Fault.SEAL_CHANGED, f"seal {seal.seal} is not the one that was signed")
+        yield seal
+    for seal, digest in ours:
+        if seal.is_well_formed() and seal.digest != digest:
+            report.found(seal.numbers[0], Fault.SEAL_CHANGED, f"seal {seal.seal} has not the digest it says")
+        yield seal
+
+
+class _Following:
+    """Whether each seal follows the one before, and is the one that a checkpoint knows."""
+
+    def __init__(self, report: ChainReport, heads: dict[int, Head]) -> None:
+        self._report, self._heads = report, heads
+        self._previous = NOTHING_BEFORE
+        # The first event after the newest seal that a checkpoint vouches for: without segments nobody knows better.
+        self._first_in_doubt: int | None = None
+
+    def takes(self, seal: Seal) -> bool:
+        """Whether the seal's events can be held against it at all."""
+        report, place = self._report, self._report.seals + 1
+        report.seals = place
+        if not seal.is_well_formed():
+            report.found(min(seal.numbers, default=0), Fault.SEAL_CHANGED, f"seal {place} is no seal")
+            return False
+        first = seal.numbers[0]
+        if (seal.seal, seal.previous) != (place, self._previous):
+            report.found(first, Fault.SEAL_CHANGED, f"seal {place} does not follow the one before")
+        self._previous = seal.digest
+        self._first_in_doubt = first if self._first_in_doubt is None else self._first_in_doubt
+        if head := self._heads.pop(place, None):
+            if head.digest != seal.digest:
+                what = f"seal {place} is not the one that was signed, or one before it is not"
+                report.found(self._first_in_doubt, Fault.SEAL_CHANGED, what)
+            self._first_in_doubt = None
+        return True
+
+    def finish(self, last_sealed: int) -> None:
+        """Checkpoints that know of more seals than there are: the chain's end is gone."""
+        beyond = [head for seals, head in self._heads.items() if seals > self._report.seals]
+        if beyond:
+            newest = max(beyond, key=lambda head: head.seals)
+            what = (
+                f"seals {self._report.seals + 1} to {newest.seals} are gone, and with them what proves events after "
+                f"{last_sealed}: the chain had {newest.events}, to number {newest.last_number}"
+            )
+            self._report.found(last_sealed + 1, Fault.SEAL_MISSING, what)
+
+
+class _Reading:
+    """One pass through a chain's events by number, beside its seals."""
+
+    def __init__(self, report: ChainReport, events: Iterator[Leaf], archives: Sequence[Archive]) -> None:
+        self._report, self._events, self._archives = report, events, archives
+        self._next: Leaf | None = next(events, None)
+        # Read, and not yet found in a seal: of transactions that committed later than their numbers say, or nobody's.
+        self._waiting: dict[int, Leaf] = {}
+        self._before: Seal | None = None
+        self.last_sealed = 0
+
+    def hold_against(self, seal: Seal) -> None:
+        """Match a seal's events; then nothing that its snapshot saw may be left over."""
+        for place, number in enumerate(seal.numbers):
+            self._match(number, seal.leaf(place))
+        self.last_sealed = max(self.last_sealed, seal.last_number)
+        self._before = seal
+        self._look_at_waiting()
+
+    def finish(self, newest: Seal | None) -> None:
+        """Read on to the end: what is left is newer than the last seal of any chain."""
+        while (leaf := self._next) is not None:
+            self._take(leaf)
+        self._look_at_waiting()
+        self._before = newest
+        self._look_at_waiting()
+        self._report.unsealed = len(self._waiting)
+
+    def _match(self, number: int, digest: bytes) -> None:
+        while (leaf := self._next) is not None and leaf.number <= number:
+            if leaf.number == number and number not in self._waiting:
+                self._advance()
+                return self._compare(leaf, digest)
+            self._take(leaf)
+        if (waited := self._waiting.pop(number, None)) is not None:
+            return self._compare(waited, digest)
+        if any(number in archive for archive in self._archives):
+            self._report.archived += 1
+            self._report.archived_leaves.append((number, digest))
+            return None
+        return self._report.found(number, Fault.MISSING, f"event {number} is gone")
+
+    def _take(self, leaf: Leaf) -> None:
+        """Put an event aside until a seal names it. A second one of a number is nobody's."""
+        self._advance()
+        if leaf.number in self._waiting:
+            self._report.found(leaf.number, Fault.INSERTED, f"there are two events {leaf.number}")
+        self._waiting[leaf.number] = leaf
+
+    def _advance(self) -> None:
+        self._report.events += 1
+        self._next = next(self._events, None)
+
+    def _compare(self, leaf: Leaf, digest: bytes) -> None:
+        if leaf.digest != digest:
+            self._report.found(leaf.number, Fault.CHANGED, f"event {leaf.number} is not as it was sealed")
+        elif self._before is not None and (what := _out_of_time(leaf, self._before)):
+            # Sealed, but only after it had been put there: its time or number is not the database's.
+            self._report.found(leaf.number, Fault.INSERTED, what)
+
+    def _look_at_waiting(self) -> None:
+        """What the newest seal's snapshot saw and no seal names is nobody's, and what says it was earlier than it is.
+
+        What it did not see may be in a seal to come.
+        """
+        if self._before is None or not self._waiting:
+            return
+        snapshot = Snapshot.parse(self._before.snapshot)
+        for number, leaf in list(self._waiting.items()):
+            what = _out_of_time(leaf, self._before)
+            if what is None and snapshot.sees(leaf.xid):
+                what = f"event {number} was in no seal of its time"
+            if what is not None:
+                del self._waiting[number]
+                self._report.found(number, Fault.INSERTED, what)
+
+
+def _out_of_time(leaf: Leaf, seal: Seal) -> str | None:
+    """What is wrong with an event whose transaction began after that seal, but whose number or time is from before."""
+    is_earlier = leaf.number < seal.last_number or leaf.occurred_at < seal.sealed_at - _CLOCK_SLACK
+    if leaf.xid > seal.xid and is_earlier:
+        return f"event {leaf.number} came after seal {seal.seal}, with a number or a time from before"
+    return None

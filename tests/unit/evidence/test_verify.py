@@ -1,0 +1,153 @@
+"""The verifier on trails in memory: late commits are no fault, and each fault is named by its first event."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from uuid import UUID
+
+import pytest
+
+from evidence import seals
+from evidence.checkpoints import Checkpoint, Head
+from evidence.events import Leaf
+from evidence.seals import NOTHING_BEFORE, Seal, Snapshot
+from evidence.verify import Archive, Fault, verify
+
+CHAIN = UUID(int=7)
+_SECOND = 1_000_000
+
+
+def event(number: int, *, xid: int, content: str = "") -> Leaf:
+    """Whose number is also its time, in minutes."""
+    return Leaf(number, xid, number * 60 * _SECOND, sha256(f"{number}{content}".encode()).digest())
+
+
+@dataclass
+class Trail:
+    """Events and seals as somebody left them."""
+
+    leaves: list[Leaf]
+    made: list[Seal]
+    dropped: list[Archive] = field(default_factory=list)
+
+    def chains(self) -> list[UUID]:
+        return [CHAIN]
+
+    def events(self, _chain: UUID) -> Iterator[Leaf]:
+        return iter(sorted(self.leaves))
+
+    def seals(self, _chain: UUID) -> Iterator[tuple[Seal, bytes]]:
+        return iter([(seal, seal.digest) for seal in self.made])
+
+    def archives(self) -> Sequence[Archive]:
+        return self.dropped
+
+    def newest_seal(self) -> Seal | None:
+        return self.made[-1] if self.made else None
+
+    def seal(self, leaves: list[Leaf], *, xid: int, snapshot: str) -> None:
+        last = self.made[-1] if self.made else None
+        after = (last.seal, last.digest) if last else (0, NOTHING_BEFORE)
+        at = max(leaf.occurred_at for leaf in leaves) + _SECOND
+        made = seals.make(CHAIN, leaves, after=after, sealed_at=at, xid=xid, snapshot=Snapshot.parse(snapshot))
+        self.made.append(made)
+
+
+@pytest.fixture
+def trail() -> Trail:
+    """Event 2's transaction (xid 101) commits after the first round; 6 is not sealed yet; 4 was rolled back."""
+    leaves = [event(1, xid=100), event(2, xid=101), event(3, xid=102), event(5, xid=104), event(6, xid=106)]
+    made = Trail(leaves, [])
+    made.seal([leaves[0], leaves[2]], xid=103, snapshot="101:103:101")
+    made.seal([leaves[1], leaves[3]], xid=105, snapshot="105:105:")
+    return made
+
+
+def checkpoint(trail: Trail) -> Checkpoint:
+    last = trail.made[-1]
+    return Checkpoint(1, 0, "acme", bytes(32), {CHAIN: Head(last.seal, last.digest, 4, 5)}, "")
+
+
+def test_a_transaction_that_committed_late_is_no_fault(trail: Trail) -> None:
+    report = verify(trail, [checkpoint(trail)])
+    assert (report.findings, report.events, report.unsealed, report.seals) == ([], 5, 1, 2)
+
+
+def _without(number: int) -> Callable[[Trail], None]:
+    def tamper(trail: Trail) -> None:
+        trail.leaves = [leaf for leaf in trail.leaves if leaf.number != number]
+
+    return tamper
+
+
+def _with(leaf: Leaf) -> Callable[[Trail], None]:
+    return lambda trail: trail.leaves.append(leaf)
+
+
+def _changed(trail: Trail) -> None:
+    trail.leaves[2] = event(3, xid=102, content="another")
+
+
+def _cut(trail: Trail) -> None:
+    del trail.leaves[3:], trail.made[1:]
+
+
+def _rewritten(trail: Trail) -> None:
+    first, second = trail.made
+    trail.leaves[0] = event(1, xid=100, content="another")
+    remade = replace(first, leaves=trail.leaves[0].digest + first.leaf(1))
+    trail.made = [remade, replace(second, previous=remade.digest)]
+
+
+FAULTS = {
+    "changed": (_changed, 3, Fault.CHANGED),
+    "deleted": (_without(1), 1, Fault.MISSING),
+    "deleted, of a later seal": (_without(2), 2, Fault.MISSING),
+    "inserted, as of then": (_with(event(4, xid=102)), 4, Fault.INSERTED),
+    "inserted, at an old number": (_with(event(4, xid=200)), 4, Fault.INSERTED),
+    "inserted, at an old time": (_with(Leaf(7, 200, 0, b"")), 7, Fault.INSERTED),
+    "inserted, beside its like": (_with(Leaf(3, 102, 1, b"")), 3, Fault.CHANGED),
+    "events cut": (lambda trail: trail.leaves.__delitem__(slice(3, None)), 5, Fault.MISSING),
+    "chain cut": (_cut, 4, Fault.SEAL_MISSING),
+    "rewritten": (_rewritten, 1, Fault.SEAL_CHANGED),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named_by_its_first_event(trail: Trail, name: str) -> None:
+    tamper, number, fault = FAULTS[name]
+    signed = checkpoint(trail)
+    tamper(trail)
+    found = verify(trail, [signed]).first_bad
+    assert found is not None
+    assert (found.number, found.fault) == (number, fault)
+
+
+@pytest.mark.parametrize(("name", "number"), [("chain cut", 5), ("rewritten", 1)])
+def test_kept_seals_tell_which_event_it_was(trail: Trail, name: str, number: int) -> None:
+    signed, kept = checkpoint(trail), {CHAIN: list(trail.made)}
+    FAULTS[name][0](trail)
+    found = verify(trail, [signed], kept).first_bad
+    assert found is not None
+    assert found.number == number
+    assert found.fault in {Fault.CHANGED, Fault.MISSING}
+
+
+@pytest.mark.parametrize("name", ["chain cut", "rewritten"])
+def test_without_a_checkpoint_a_chain_that_is_whole_in_itself_is_believed(trail: Trail, name: str) -> None:
+    FAULTS[name][0](trail)
+    assert verify(trail, []).findings == []
+
+
+def test_a_dropped_month_is_whole_by_its_manifest_alone(trail: Trail) -> None:
+    gone = trail.leaves[:3]
+    trail.leaves = trail.leaves[3:]
+    assert len(verify(trail, []).findings) == 3
+    digest = sha256(b"".join(leaf.digest for leaf in gone)).hexdigest()
+    trail.dropped = [Archive("audit_events_2024_01", [range(1, 4)], 3, digest)]
+    report = verify(trail, [checkpoint(trail)])
+    assert (report.findings, report.archived) == ([], 3)
+    trail.dropped = [Archive("audit_events_2024_01", [range(1, 4)], 3, sha256(b"others").hexdigest())]
+    found = verify(trail, []).first_bad
+    assert found is not None
+    assert found.fault is Fault.ARCHIVE_CHANGED
