@@ -1,8 +1,10 @@
 """Who calls, and the sessions they may open."""
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -17,6 +19,8 @@ from domain.refusals import ControlCharacter, DepartmentNeeded, ForeignDepartmen
 from runtime.wiring import Runtime
 from services import authentication, departments
 
+# W3C Trace Context.
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer tsk_…`.")
 
 
@@ -63,10 +67,22 @@ def authenticated(
             request_id=request.state.request_id,
             source_ip=request.client.host if request.client else None,
         )
-    request.state.principal = principal
+    principal = request.state.principal = _in_circumstances(principal, request)
     if (chosen := _chosen_department(request)) is not None:
         principal = request.state.principal = _acting_in(principal, chosen, param="OpenAI-Project")
     return Caller(runtime, principal)
+
+
+def _in_circumstances(principal: Principal, request: Request) -> Principal:
+    """With what the audit trail keeps of a request. A browser's name says much: its hash is kept."""
+    agent = request.headers.get("user-agent")
+    trace = _TRACE.fullmatch(request.headers.get("traceparent", ""))
+    return replace(
+        principal,
+        auth_method="api_key",
+        trace_id=trace[1] if trace else None,
+        user_agent_hash=sha256(agent.encode()).hexdigest()[:16] if agent else None,
+    )
 
 
 def _acting_in(principal: Principal, department: UUID, *, param: str | None = None) -> Principal:

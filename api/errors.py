@@ -22,6 +22,7 @@ from domain.refusals import (
     Refusal,
     Unauthenticated,
 )
+from services.audit import AuditUnavailable
 from services.blobs import BytesErased
 from storage.errors import DigestMismatch, ObjectMissing, StorageUnavailable
 
@@ -65,6 +66,7 @@ def install(app: FastAPI) -> None:
         RequestValidationError: _on_validation_error,
         HTTPException: _on_http_exception,
         StorageUnavailable: _on_unavailable,
+        AuditUnavailable: _on_unavailable,
         BytesErased: _on_unavailable,
         ObjectMissing: _on_damaged,
         DigestMismatch: _on_damaged,

@@ -34,6 +34,7 @@ class WorkerKind(StrEnum):
     TRAIN = "train"
     VALIDATE = "validate"
     SWEEP = "sweep"
+    SEAL = "seal"
 
 
 def up(
@@ -75,7 +76,10 @@ def api() -> None:
 
 def worker(
     kind: Annotated[
-        WorkerKind, typer.Argument(help="Train adapters, validate jobs' files, or take jobs back from lost workers.")
+        WorkerKind,
+        typer.Argument(
+            help="Train adapters, validate jobs' files, take jobs back from lost workers, or seal the audit trail."
+        ),
     ],
 ) -> None:
     """Run one worker against the PostgreSQL, broker and S3 of the settings."""

@@ -105,6 +105,8 @@ class Permission(StrEnum):
     AUDIT_READ_ALL = "audit.read_all"
     AUDIT_READ_DEPARTMENT = "audit.read_department"
     AUDIT_READ_OWN = "audit.read_own"
+    AUDIT_EXPORT = "audit.export"
+    AUDIT_STATUS = "audit.status"
 
 
 _V, _T, _D, _TA = Role.VIEWER, Role.TRAINER, Role.DATA_STEWARD, Role.DEPARTMENT_ADMIN
@@ -190,6 +192,8 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     Permission.AUDIT_READ_ALL: _platform(_A),
     Permission.AUDIT_READ_DEPARTMENT: _department(_TA, _G, _B) | _platform(_A),
     Permission.AUDIT_READ_OWN: _own(_T, _D, _TA, _A),
+    Permission.AUDIT_EXPORT: _platform(_A),
+    Permission.AUDIT_STATUS: _platform(_P, _A),
 }
 
 
@@ -218,6 +222,9 @@ class Principal:
     source_ip: str | None = None
     scopes: frozenset[Permission] | None = None
     answered_for_by: UUID | None = None
+    auth_method: str | None = None
+    trace_id: str | None = None
+    user_agent_hash: str | None = None
 
     @property
     def human(self) -> UUID | None:

@@ -74,6 +74,8 @@ class AuditEvent(StrEnum):
     WEBHOOK_DELETED = "webhook.deleted"
     WEBHOOK_GIVEN_UP = "webhook.given_up"
     AUDIT_QUERIED = "audit.queried"
+    AUDIT_EXPORTED = "audit.exported"
+    AUDIT_MONTH_DROPPED = "audit.month_dropped"
 
 
 class Outcome(StrEnum):

@@ -1,4 +1,4 @@
-"""Database sessions: a department's, the platform's, or the auditor's. There is no other kind.
+"""Database sessions: a department's, the platform's, the auditor's, or the sealer's. There is no other kind.
 
 The application connects as `tsugiki_app`, which owns nothing and is bound by row-level security. A department's
 session sets `app.department` for each of its transactions; without it every department's table is empty.
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 APP_ROLE = "tsugiki_app"
 AUDITOR_ROLE = "tsugiki_auditor"
+SEALER_ROLE = "tsugiki_sealer"
 
 
 def connect(url: str, *, pool_size: int = 10) -> Engine:
@@ -54,6 +55,13 @@ def platform_session(engine: Engine) -> Iterator[Session]:
 def auditor_session(engine: Engine) -> Iterator[Session]:
     """One transaction that reads the audit trail of every department, and nothing else."""
     with _session(engine, f"SET LOCAL ROLE {AUDITOR_ROLE}", None) as session:
+        yield session
+
+
+@contextmanager
+def sealer_session(engine: Engine) -> Iterator[Session]:
+    """One transaction that reads every department's events, and writes seals, checkpoints and manifests."""
+    with _session(engine, f"SET LOCAL ROLE {SEALER_ROLE}", None) as session:
         yield session
 
 

@@ -2,7 +2,7 @@
 
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
 from models_db.attestations import SigningKeyRecord, VersionAttestation
-from models_db.audit import AuditRecord
+from models_db.audit import AuditArchive, AuditCheckpoint, AuditExport, AuditRecord, AuditSeal
 from models_db.base import Table
 from models_db.base_models import BaseModel, BaseModelFile
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
@@ -23,7 +23,11 @@ __all__ = [
     "Alias",
     "ApiKey",
     "AskedEstimate",
+    "AuditArchive",
+    "AuditCheckpoint",
+    "AuditExport",
     "AuditRecord",
+    "AuditSeal",
     "BaseModel",
     "BaseModelFile",
     "BreakGlass",

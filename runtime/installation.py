@@ -1,13 +1,16 @@
 """An installation's first start: schema, bucket, the signing key, and the two API keys it begins with."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
+from evidence import checkpoints
 from runtime import migrations
+from runtime.embedded.data_directory import write_private
 from runtime.settings import Settings
 from runtime.wiring import Runtime, build
-from services import installation
+from services import audit_months, installation
 from services.installation import PlatformKeys
 from signing import keys
 from storage.errors import StorageUnavailable
@@ -27,6 +30,11 @@ def prepare(settings: Settings, keep: Callable[[PlatformKeys], None]) -> bool:
     try:
         migrations.upgrade(settings.database_admin_url.get_secret_value(), settings.database_url.get_secret_value())
         runtime.objects.ensure_bucket()
+        runtime.locked.ensure_bucket()
+        if settings.audit_signing_key_file is not None:
+            _ensure_key(settings.audit_signing_key_file)
+        with runtime.sealer() as session:
+            audit_months.ensure(session)
         return _keep_first_keys(runtime, keep)
     except OperationalError as error:
         raise ConnectionError("The database cannot be reached, or refuses the administrator.") from error
@@ -42,6 +50,16 @@ def _keep_first_keys(runtime: Runtime, keep: Callable[[PlatformKeys], None]) -> 
             return False
         keep(installation.create_platform_keys(session))
         return True
+
+
+def _ensure_key(secret: Path) -> None:
+    """Make the key that signs the audit trail's checkpoints where there is none; its public key beside it."""
+    if secret.exists():
+        return
+    private, public = checkpoints.new_key()
+    secret.with_suffix(".pub.pem").write_text(public)
+    # Last: where it is, its public key is too.
+    write_private(secret, private)
 
 
 __all__ = ["PlatformKeys", "prepare"]

@@ -86,7 +86,17 @@ def _settings(directory: Path, servers: EmbeddedServices, listener: socket.socke
         "host": listener.getsockname()[0],
         "port": listener.getsockname()[1],
     }
-    return Settings(**from_servers)
+    settings = Settings(**from_servers)
+    if settings.audit_signing_key_file is not None:
+        return settings
+    audit = directory / "audit"
+    audit.mkdir(mode=0o700, exist_ok=True)
+    return settings.model_copy(
+        update={
+            "audit_signing_key_file": audit / "signing-key.pem",
+            "audit_checkpoint_file": settings.audit_checkpoint_file or audit / "checkpoints.jsonl",
+        }
+    )
 
 
 def _app_url(admin_url: str, directory: Path) -> str:
@@ -133,6 +143,7 @@ def _children(
         child("api", "api.main", "--fd", str(listener.fileno()), inherit=[listener.fileno()]),
         worker("validator", "validate"),
         worker("sweeper", "sweep"),
+        worker("sealer", "seal"),
         *(worker(f"worker-{number}", "train") for number in range(1, workers + 1)),
         child("beat", "workers.main", "beat"),
     ]

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = Field(default=None, description="S3 endpoint; none for AWS itself.")
     s3_region: str = "us-east-1"
     s3_bucket: str = "tsugiki"
+    s3_audit_bucket: str = Field(default="tsugiki-audit", description="Bucket with Object Lock, of checkpoints.")
     s3_access_key: SecretStr = Field(description="Access key id.")
     s3_secret_key: SecretStr = Field(description="Secret access key.")
 
@@ -121,6 +122,28 @@ class Settings(BaseSettings):
     )
     currency: Annotated[str, Field(pattern="^[a-z]{3}$")] = Field(
         default="usd", description="Of all prices and budgets: ISO 4217 in small letters."
+    )
+
+    audit_seal_every_s: Annotated[float, Field(gt=0)] = Field(
+        default=1, description="How often the sealer seals what was committed to the audit trail."
+    )
+    audit_signing_key_file: Path | None = Field(
+        default=None, description="The sealer's Ed25519 private key, PEM; none: no checkpoints are signed."
+    )
+    audit_checkpoint_every_s: Annotated[float, Field(gt=0)] = Field(
+        default=3600, description="How often it is signed where the audit trail's chains stand."
+    )
+    audit_checkpoint_file: Path | None = Field(
+        default=None, description="A file kept by an outsider, to which each checkpoint is appended."
+    )
+    audit_checkpoint_kept_days: Annotated[float, Field(gt=0)] = Field(
+        default=2557, description="How long the object store keeps a checkpoint from everybody."
+    )
+    audit_kept_months: Annotated[int, Field(ge=1)] = Field(
+        default=24, description="Months of the audit trail that are kept; of older ones a manifest stays."
+    )
+    audit_export_max_rows: Annotated[int, Field(ge=1)] = Field(
+        default=100_000, description="Events in an answer; a larger export is written in the background."
     )
 
     max_body_bytes: Annotated[int, Field(ge=1)] = Field(default=1 << 20, description="A JSON body's size.")

@@ -17,6 +17,7 @@ from runtime.queue import celery_app, ring
 from runtime.settings import Settings
 from services.doorbell import take_nudges
 from signing.keys import SigningKey
+from storage.locked import LockedStore
 from storage.objects import ObjectStore
 
 
@@ -27,6 +28,7 @@ class Runtime:
     settings: Settings
     database: Engine
     objects: ObjectStore
+    locked: LockedStore
     queue: Celery
 
     @cached_property
@@ -45,6 +47,10 @@ class Runtime:
     def auditor(self) -> AbstractContextManager[Session]:
         """One transaction that reads the whole audit trail and nothing else."""
         return sessions.auditor_session(self.database)
+
+    def sealer(self) -> AbstractContextManager[Session]:
+        """One transaction that reads all events and writes what proves them."""
+        return sessions.sealer_session(self.database)
 
     @contextmanager
     def _ringing(self, opened: AbstractContextManager[Session]) -> Iterator[Session]:
@@ -68,6 +74,7 @@ def build(settings: Settings) -> Runtime:
         settings=settings,
         database=sessions.connect(settings.database_url.get_secret_value()),
         objects=object_store(settings),
+        locked=locked_store(settings),
         queue=celery_app(settings),
     )
 
@@ -80,4 +87,16 @@ def object_store(settings: Settings) -> ObjectStore:
         access_key=settings.s3_access_key.get_secret_value(),
         secret_key=settings.s3_secret_key.get_secret_value(),
         region=settings.s3_region,
+    )
+
+
+def locked_store(settings: Settings) -> LockedStore:
+    """The bucket of the settings that nobody can take anything out of."""
+    return LockedStore(
+        endpoint_url=settings.s3_endpoint,
+        bucket=settings.s3_audit_bucket,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        region=settings.s3_region,
+        keep_days=settings.audit_checkpoint_kept_days,
     )

@@ -1,4 +1,4 @@
-"""Where an object lives. A key is of a department, or of a base model, or it cannot be built."""
+"""Where an object lives. A key is of a department, a base model or an export of the trail, or it cannot be built."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from domain.digests import Digest
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NAME = r"\w[\w.+-]*(/\w[\w.+-]*)*"
 _PATH = re.compile(
-    rf"departments/{_UUID}/(blobs/[0-9a-f]{{64}}|checkpoints/{_UUID}/[0-9]+/[0-9]+/{_NAME})|base_models/[0-9a-f]{{64}}",
+    rf"departments/{_UUID}/(blobs/[0-9a-f]{{64}}|checkpoints/{_UUID}/[0-9]+/[0-9]+/{_NAME})|base_models/[0-9a-f]{{64}}"
+    rf"|audit_exports/{_UUID}/[0-9a-f]{{64}}",
     re.ASCII,
 )
 # S3's own limit, in bytes of UTF-8; a key here is ASCII.
@@ -29,7 +30,7 @@ class CheckpointPlace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The path of one object. Every path is one of the three forms below; any other is a ValueError.
+    """The path of one object. Every path is one of the four forms below; any other is a ValueError.
 
     A blob's key has its department in it, so that equal files of two departments are two objects: a shared one
     would tell a department what another has, and could not be erased for one of them alone.
@@ -55,6 +56,11 @@ class Key:
     def base_model(cls, digest: Digest) -> "Key":
         """A file of one of the platform's base models: the one kind of object that is no department's."""
         return cls(f"{BASE_MODELS}{_hex(digest)}")
+
+    @classmethod
+    def audit_export(cls, export: UUID, digest: Digest) -> "Key":
+        """An export of the audit trail, which is all departments'."""
+        return cls(f"audit_exports/{export}/{_hex(digest)}")
 
     @property
     def blob_digest(self) -> Digest | None:

@@ -48,7 +48,7 @@ _PUT_ATTEMPTS = 3
 # To connect, and to be answered.
 _TIMEOUTS_S = (3, 60)
 
-_CONFIG = Config(
+CONFIG = Config(
     # Four attempts with exponential waits; a store that is down is reported within about 15 s.
     retries={"mode": "standard", "total_max_attempts": 4},
     connect_timeout=_TIMEOUTS_S[0],
@@ -93,7 +93,7 @@ class ObjectStore:
             aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,
             region_name=region,
-            config=_CONFIG.merge(addressing),
+            config=CONFIG.merge(addressing),
         )
 
     def check(self) -> None:
@@ -167,7 +167,7 @@ class ObjectStore:
 
         Whoever has the URL can use it until it expires: hand it to its user only.
         """
-        checksum = _checksum(digest)
+        checksum = checksum_of(digest)
         url = self._client.generate_presigned_url(
             "put_object",
             Params={
@@ -292,7 +292,7 @@ class ObjectStore:
             Body=stream,
             ContentLength=size_bytes,
             ContentType="application/octet-stream",
-            ChecksumSHA256=_checksum(digest),
+            ChecksumSHA256=checksum_of(digest),
             IfNoneMatch="*",
         )
 
@@ -344,7 +344,7 @@ class ObjectStore:
         same = stored["ContentLength"] == size_bytes
         checksum = stored.get("ChecksumSHA256")
         if same and checksum and stored.get("ChecksumType") != "COMPOSITE" and "-" not in checksum:
-            same = checksum == _checksum(digest)
+            same = checksum == checksum_of(digest)
         elif same:
             same = self._reads_as(key, digest)
         if not same:
@@ -379,7 +379,8 @@ def _signed_at(url: str) -> datetime:
     return datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
 
 
-def _checksum(digest: Digest) -> str:
+def checksum_of(digest: Digest) -> str:
+    """The digest as S3 has it in a header."""
     return b64encode(bytes.fromhex(digest.removeprefix("sha256:"))).decode()
 
 

@@ -19,6 +19,7 @@ from runtime.queue import COUNT_TASK, DELIVER_TASK, SWEEP_TASK, TRAIN_TASK, VALI
 from runtime.settings import load
 from services.doorbell import Nudge
 from workers.deliveries import Deliverer
+from workers.exports import ExportWriter
 from workers.retention import StorageSweep
 from workers.sweeper import sweep
 from workers.training import Worker
@@ -34,6 +35,7 @@ app = runtime.queue
 app.conf.worker_pool = "solo"
 storage = StorageSweep(runtime)
 deliverer = Deliverer(runtime)
+exports = ExportWriter(runtime)
 worker = Worker(runtime, f"{socket.gethostname()}:{os.getpid()}", threading.Event())
 
 
@@ -52,9 +54,10 @@ def train(job_id: str) -> None:
 
 
 def sweep_once() -> None:
-    """Lost leases and unrung jobs; and, beside them, a portion of the object store, and what others are to be told."""
+    """Lost leases and unrung jobs; beside them a portion of the object store, what others are to be told, and exports."""
     storage.begin()
     deliverer.begin()
+    exports.begin()
     sweep(runtime)
 
 

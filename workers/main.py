@@ -1,4 +1,4 @@
-"""`python -m workers.main train|validate|sweep|beat`: one process of the queue.
+"""`python -m workers.main train|validate|sweep|seal|beat`: one process of the queue, or the sealer beside it.
 
 It starts itself anew without its settings in the environment: its ranks, which run a department's data through
 libraries, could read their ancestors' environment.
@@ -12,7 +12,7 @@ from domain.plans import Quantisation
 from runtime.settings import Settings, exec_without_secrets, load
 from signing.keys import SigningKey, SigningKeyUnusable
 
-ROLES = ("train", "validate", "sweep", "beat")
+ROLES = ("train", "validate", "sweep", "seal", "beat")
 
 
 def main(arguments: list[str]) -> None:

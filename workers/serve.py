@@ -1,7 +1,9 @@
 """The worker itself, as `workers.main` starts it."""
 
 import os
+import signal
 import sys
+import threading
 
 from celery import signals
 
@@ -10,6 +12,7 @@ from runtime.settings import hide_memory
 from workers import app as edge
 from workers.capabilities import facts_of
 from workers.presence import Presence
+from workers.sealer import Sealer
 
 # One process each: a sweep must not wait behind an inspection, nor that behind a training.
 QUEUES = {"train": TRAIN_QUEUE, "validate": VALIDATE_QUEUE, "sweep": SWEEP_QUEUE}
@@ -18,6 +21,8 @@ QUEUES = {"train": TRAIN_QUEUE, "validate": VALIDATE_QUEUE, "sweep": SWEEP_QUEUE
 def serve(role: str, ready_fd: int | None = None) -> int:
     """Serve until a signal ends it; the exit status. A byte on ready_fd says that a worker listens to its queue."""
     hide_memory()
+    if role == "seal":
+        return _seal(ready_fd)
     if ready_fd is not None:
         signals.worker_ready.connect(lambda **_about: os.write(ready_fd, b"."), weak=False)
     if role == "beat":
@@ -36,6 +41,18 @@ def serve(role: str, ready_fd: int | None = None) -> int:
         if edge.worker.presence is not None:
             edge.worker.presence.close()
     return status or 0
+
+
+def _seal(ready_fd: int | None) -> int:
+    """The sealer hears no queue: it is ready when it begins."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    sealer = Sealer(edge.runtime, stop)
+    if ready_fd is not None:
+        os.write(ready_fd, b".")
+    sealer.run()
+    return 0
 
 
 def _presence() -> Presence:

@@ -1,6 +1,6 @@
 """What makes the queue dispensable: leases that ran out are ended, and waiting jobs are rung for again.
 
-And what makes room for urgent jobs; and, last, the departments' accounts.
+And what makes room for urgent jobs; and, last, the departments' accounts. It also tells of a sealer that is behind.
 """
 
 import logging
@@ -12,7 +12,7 @@ from domain.failpoints import FailPoint, failpoint
 from domain.refusals import Refusal
 from runtime.queue import ring_again
 from runtime.wiring import Runtime
-from services import break_glass, estimates, leases, workers
+from services import break_glass, estimates, leases, sealing, workers
 from services.doorbell import Nudge
 from workers.accounts import keep_accounts
 
@@ -43,6 +43,15 @@ def sweep(runtime: Runtime) -> None:
     nudges = [Nudge(job, state) for job, state in waiting]
     ring_again(runtime.queue, [*nudges, *(Nudge(estimate, EstimateState.PENDING) for estimate in uncounted)])
     keep_accounts(runtime)
+    _watch_sealer(runtime)
+
+
+def _watch_sealer(runtime: Runtime) -> None:
+    """From here, since a sealer that has ended tells of nothing."""
+    with runtime.platform() as session:
+        lag_s = sealing.lag_s(session)
+    if lag_s > sealing.ALARM_AFTER_S:
+        log.error("AUDIT ALARM: the oldest event without a seal has waited for %.0f s", lag_s)
 
 
 def _end_emergencies(runtime: Runtime) -> None:

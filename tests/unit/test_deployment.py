@@ -22,7 +22,8 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["servi
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 # Ranks run as these containers' user, and a check's process would show them the container's secrets.
-UNCHECKED = {"worker", "validator"}
+# The sweeper tells of a sealer that is behind.
+UNCHECKED = {"worker", "validator", "sealer"}
 ONE_OFF = {"migrations"}
 BIN = Path(sysconfig.get_path("scripts"))
 SECRET = re.compile(r"password|secret|token|access_key", re.IGNORECASE)

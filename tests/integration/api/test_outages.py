@@ -113,7 +113,7 @@ def test_what_cannot_be_told_does_not_happen(
         finally:
             connection.execute(text(f"GRANT EXECUTE ON {told.format('TO')}"))
     admin.dispose()
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
 
 
 def test_a_submit_whose_commit_was_not_answered_is_one_job(

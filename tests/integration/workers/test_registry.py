@@ -283,7 +283,7 @@ def test_a_worker_starts_and_ends_though_the_database_is_away(registry: Registry
     away = connect("postgresql+psycopg://tsugiki_app:x@127.0.0.1:1/none")
     runtime = Runtime(
         settings=registry.runtime.settings, database=away, objects=registry.runtime.objects,
-        queue=registry.runtime.queue,
+        locked=registry.runtime.locked, queue=registry.runtime.queue,
     )  # fmt: skip
     presence = Presence(runtime, FACTS, measured=lambda: None, end=lambda: None)
     presence.start()

@@ -1,0 +1,318 @@
+"""The sealer: everything that is committed is sealed once, soon, and whatever else is open or ends."""
+
+import logging
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import boto3
+import psycopg
+import pytest
+from botocore.exceptions import ClientError
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from domain import access
+from domain.audit import AuditEvent
+from evidence import checkpoints as evidence
+from evidence.database import DatabaseTrail, verify_database
+from evidence.verify import Fault, Report, verify
+from runtime import wiring
+from runtime.embedded import EmbeddedServices
+from runtime.settings import Settings
+from runtime.wiring import Runtime
+from services import audit, audit_months, sealing
+from storage.errors import SealedKeyDiffers, StorageUnavailable
+from tests.integration.conftest import Database
+from workers.sealer import Sealer
+from workers.sweeper import sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = 4
+SEALING = """
+import sys
+from models_db import sessions
+from services import sealing
+engine = sessions.connect(sys.argv[1])
+print("begun", flush=True)
+while True:
+    with sessions.sealer_session(engine) as session:
+        sealing.seal(session, events=3)
+"""
+
+
+@pytest.fixture(scope="module")
+def admin(database: Database) -> Iterator[Engine]:
+    engine = create_engine(database.admin_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def url(database: Database) -> str:
+    return database.admin_url.replace("+psycopg", "")
+
+
+def tell(runtime: Runtime, events: int = 1) -> None:
+    with runtime.platform() as session:
+        for _ in range(events):
+            audit.record(session, access.system(None), AuditEvent.WORKER_DRAINED)
+
+
+def seal(runtime: Runtime) -> int:
+    """Seal all there is; how many events."""
+    sealed = 0
+    while True:
+        with runtime.sealer() as session:
+            made = sealing.seal(session)
+        assert made
+        sealed += made.events
+        if made.is_last:
+            return sealed
+
+
+def verified(url: str) -> Report:
+    return verify_database(url, [])
+
+
+@pytest.fixture(autouse=True)
+def _all_sealed(runtime: Runtime) -> None:
+    """Each test begins with nothing left unsealed."""
+    runtime.locked.ensure_bucket()
+    seal(runtime)
+
+
+def test_what_is_committed_is_sealed_once(runtime: Runtime, url: str) -> None:
+    assert seal(runtime) == 0
+    tell(runtime, 3)
+    assert (seal(runtime), seal(runtime)) == (3, 0)
+    assert (verified(url).findings, verified(url).unsealed) == ([], 0)
+
+
+def test_a_long_read_such_as_a_dump_keeps_nothing_from_its_seal(runtime: Runtime, url: str) -> None:
+    with psycopg.connect(url) as dump:
+        # As pg_dump reads: one snapshot from its first statement on, and a lock on the table.
+        dump.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        dump.execute("LOCK TABLE audit_events IN ACCESS SHARE MODE")
+        dump.execute("SELECT count(*) FROM audit_events")
+        assert dump.execute(
+            "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        ).fetchone()
+        tell(runtime, 2)
+        assert seal(runtime) == 2
+        tell(runtime)
+        assert seal(runtime) == 1
+
+
+def test_a_transaction_that_commits_late_is_sealed_later_and_keeps_nobody_else_waiting(
+    runtime: Runtime, url: str
+) -> None:
+    with runtime.platform() as late:
+        audit.record(late, access.system(None), AuditEvent.WORKER_RETIRED)
+        for _ in range(2):
+            tell(runtime, 2)
+            assert seal(runtime) == 2
+        assert verified(url).findings == []
+    # Its number is lower than those of events that two seals cover already.
+    assert seal(runtime) == 1
+    report = verified(url)
+    assert (report.findings, report.unsealed) == ([], 0)
+
+
+def test_what_is_rolled_back_leaves_a_gap_and_no_fault(runtime: Runtime, url: str) -> None:
+    with runtime.platform() as session:
+        audit.record(session, access.system(None), AuditEvent.WORKER_RETIRED)
+        session.rollback()
+    tell(runtime)
+    assert seal(runtime) == 1
+    assert verified(url).findings == []
+
+
+def test_two_sealers_seal_nothing_twice(runtime: Runtime, url: str, admin: Engine) -> None:
+    tell(runtime, 5)
+    stop, failed = Event(), list[Exception]()
+
+    def run() -> None:
+        try:
+            while not stop.is_set():
+                with runtime.sealer() as session:
+                    sealing.seal(session, events=1)
+        except Exception as error:  # noqa: BLE001 - shown by the test
+            failed.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(40):
+        tell(runtime, 2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    seal(runtime)
+    assert failed == []
+    assert verified(url).findings == []
+    with admin.connect() as connection:
+        twice = connection.execute(
+            text("SELECT number FROM audit_seals, unnest(numbers) number GROUP BY number HAVING count(*) > 1")
+        )
+        assert twice.all() == []
+
+
+def test_a_sealer_that_is_killed_at_any_moment_leaves_no_gap(runtime: Runtime, database: Database, url: str) -> None:
+    chance = random.Random(36)
+    for _ in range(KILLS):
+        sealer = subprocess.Popen(
+            [sys.executable, "-c", SEALING, database.app_url], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert sealer.stdout
+        assert sealer.stdout.readline() == "begun\n"
+        for _ in range(chance.randrange(5, 60)):
+            tell(runtime)
+        sealer.kill()
+        sealer.communicate()
+    seal(runtime)
+    report = verified(url)
+    assert (report.findings, report.unsealed) == ([], 0)
+
+
+def test_a_sealer_that_is_behind_is_told_of(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alarms() -> int:
+        caplog.clear()
+        with caplog.at_level(logging.ERROR):
+            sweep(runtime)
+        return sum("AUDIT ALARM" in record.message for record in caplog.records)
+
+    tell(runtime)
+    assert alarms() == 0
+    # A minute is too long for a test; the event above has waited for longer than nothing.
+    monkeypatch.setattr(sealing, "ALARM_AFTER_S", 0.0)
+    assert alarms() == 1
+    seal(runtime)
+    assert alarms() == 0
+
+
+# --- the months -------------------------------------------------------------------------------------------------------
+
+
+def _months(admin: Engine) -> list[str]:
+    with admin.connect() as connection:
+        return list(
+            connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'audit' ORDER BY 1")).scalars()
+        )
+
+
+def test_months_are_there_before_they_come(runtime: Runtime, admin: Engine) -> None:
+    before = _months(admin)
+    assert len(before) == 1 + audit_months.MONTHS_AHEAD
+    with admin.begin() as connection:
+        connection.execute(text(f"DROP TABLE audit.{before[-1]}"))
+    with runtime.sealer() as session:
+        assert audit_months.ensure(session) == 1
+    with runtime.sealer() as session:
+        assert audit_months.ensure(session) == 0
+    assert _months(admin) == before
+
+
+@pytest.mark.parametrize("role", ["postgres", "tsugiki_owner"])
+def test_a_month_is_not_emptied_by_a_plain_statement(admin: Engine, role: str) -> None:
+    month = _months(admin)[0]
+    with admin.connect() as connection:
+        connection.execute(text(f"SET LOCAL ROLE {role}"))
+        with pytest.raises(DBAPIError, match="append-only"):
+            connection.execute(text(f"TRUNCATE audit.{month}"))
+
+
+def test_a_month_is_dropped_by_retention_alone_and_its_manifest_proves_it(
+    runtime: Runtime, admin: Engine, url: str
+) -> None:
+    with admin.begin() as connection:
+        connection.execute(text("SELECT audit_ensure_partitions(now() - interval '6 months', 3)"))
+        connection.execute(
+            text("""
+                INSERT INTO audit_events (xid, occurred_at, actor_type, roles, action, outcome, refs, details)
+                SELECT pg_current_xact_id()::text::bigint, date_trunc('month', now()) - interval '5 months', 'system',
+                    '{}', 'x.y', 'success', '{}', '{}' FROM generate_series(1, 10)
+            """)
+        )
+    # Sealed as of then: the database would not have given them such times.
+    with runtime.sealer() as session:
+        assert sealing.seal(session, at=1)
+    months = _months(admin)
+    with pytest.raises(DBAPIError, match="to be kept"), runtime.sealer() as session:
+        session.execute(text("SELECT audit_drop_partition(:month)"), {"month": months[1]})
+    dropped = []
+    while True:
+        with runtime.sealer() as session:
+            if (month := audit_months.drop_oldest(session, kept_months=4)) is None:
+                break
+        dropped.append(month)
+    assert dropped == months[: len(dropped)]
+    assert len(dropped) == 2
+    assert _months(admin) == months[2:]
+    seal(runtime)
+    report = verified(url)
+    assert (report.findings, report.archived) == ([], 10)
+    with psycopg.connect(url) as connection, connection.transaction(force_rollback=True):
+        connection.execute("SET LOCAL session_replication_role = replica")
+        connection.execute("DELETE FROM audit_archives")
+        assert {finding.fault for finding in verify(DatabaseTrail(connection), []).findings} == {Fault.MISSING}
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signing(settings: Settings, tmp_path: Path) -> Iterator[tuple[Runtime, Sealer, Path, Path]]:
+    secret, public = evidence.new_key()
+    key, public_key, kept = tmp_path / "key.pem", tmp_path / "public.pem", tmp_path / "kept.jsonl"
+    key.write_text(secret)
+    public_key.write_text(public)
+    values: dict[str, Any] = {name: getattr(settings, name) for name in Settings.model_fields}
+    values |= {
+        "audit_signing_key_file": key, "audit_checkpoint_file": kept, "s3_audit_bucket": "locked-by-a-test",
+        "audit_checkpoint_every_s": 0.001,
+    }  # fmt: skip
+    runtime = wiring.build(Settings.model_validate(values))
+    yield runtime, Sealer(runtime, Event()), kept, public_key
+    runtime.close()
+
+
+def test_checkpoints_are_signed_kept_outside_and_cannot_be_taken_back(
+    signing: tuple[Runtime, Sealer, Path, Path], embedded: EmbeddedServices, url: str
+) -> None:
+    runtime, sealer, kept, public_key = signing
+    tell(runtime, 2)
+    sealer.seal()
+    # The bucket is not there yet: signed all the same, and published when it is.
+    with pytest.raises(StorageUnavailable):
+        sealer.checkpoint()
+    assert not kept.exists()
+    runtime.locked.ensure_bucket()
+    tell(runtime, 2)
+    sealer.seal()
+    sealer.checkpoint()
+    sealer.publish()
+    opened = evidence.open_all(kept.read_text().splitlines(), evidence.public_key(public_key))
+    assert [each.number for each in opened] == [1, 2]
+    for each in opened:
+        assert evidence.read_segment(runtime.locked.read(f"checkpoints/{each.number:08}.seals.gz"), each)
+    assert verify_database(url, opened).findings == []
+    with pytest.raises(SealedKeyDiffers):
+        runtime.locked.put("checkpoints/00000001.json", b"another")
+    client = boto3.session.Session().client(
+        "s3", endpoint_url=embedded.s3.endpoint_url, region_name=embedded.s3.region,
+        aws_access_key_id=embedded.s3.access_key, aws_secret_access_key=embedded.s3.secret_key,
+    )  # fmt: skip
+    bucket = runtime.settings.s3_audit_bucket
+    (version, *_) = client.list_object_versions(Bucket=bucket, Prefix="checkpoints/00000001.json")["Versions"]
+    with pytest.raises(ClientError):
+        client.delete_object(Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"])
+    assert runtime.locked.read("checkpoints/00000001.json")
+    client.close()
