@@ -42,6 +42,10 @@ COLUMNS = (
 )
 
 
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
 def audit(
     context: typer.Context,
     *,
@@ -55,7 +59,12 @@ def audit(
     since: Annotated[datetime | None, typer.Option(help="From this moment on, in UTC.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
 ) -> None:
-    """Read the audit trail, newest first. The reading is itself recorded."""
+    """Read the audit trail, newest first. The reading is itself recorded.
+
+    Its commands ask saved questions, export the trail, and prove that nobody rewrote it.
+    """
+    if context.invoked_subcommand is not None:
+        return
     session = Session.of(context)
     query = {
         "event_types[]": [str(each) for each in action or ()],

@@ -135,9 +135,10 @@ class Connection:
                 return
 
     @contextmanager
-    def stream(self, *path: str) -> Iterator[httpx.Response]:
-        """GET a body too large for memory. Raises Refused or Unreachable."""
-        with translated(), self._http.stream("GET", _url(path)) as response:
+    def stream(self, *path: str, body: JsonObject | None = None) -> Iterator[httpx.Response]:
+        """GET an answer too large for memory, or POST a body that has one. Raises Refused or Unreachable."""
+        method = "GET" if body is None else "POST"
+        with translated(), self._http.stream(method, _url(path), json=body) as response:
             if not response.is_success:
                 response.read()
                 _checked(response)

@@ -14,6 +14,8 @@ from cli import (
     access,
     adapters,
     audit,
+    audit_questions,
+    audit_verify,
     base_models,
     departments,
     deployments,
@@ -32,6 +34,7 @@ from cli import (
     webhooks,
     workers,
 )
+from cli.audit_verify import NotVerified
 from cli.connection import JsonObject, Refused, Unreachable
 from cli.endpoint import EndpointUnknown
 from cli.gguf import NotConverted
@@ -143,7 +146,10 @@ for name, noun in NOUNS.items():
     app.add_typer(noun, name=name, no_args_is_help=True)
 app.command()(access.access)
 app.command()(lineage.lineage)
-app.command()(audit.audit)
+audit.app.command("query")(audit_questions.query)
+audit.app.command("export")(audit_questions.export)
+audit.app.command("verify")(audit_verify.verify_trail)
+app.add_typer(audit.app, name=AUDIT)
 app.command()(usage.usage)
 app.command()(verify.verify)
 app.command("signing-key")(verify.signing_key)
@@ -168,7 +174,16 @@ def main() -> None:
     except WatchingEnded as ended:
         sys.stderr.write(f"The job goes on: tsugiki jobs watch {ended}\n")
         sys.exit(128 + signal.SIGINT)
-    except (Unreachable, EndpointUnknown, AdapterDamaged, FolderInUse, NotConverted, NotMeasured, NotNamed) as fact:
+    except (
+        Unreachable,
+        EndpointUnknown,
+        AdapterDamaged,
+        FolderInUse,
+        NotConverted,
+        NotMeasured,
+        NotNamed,
+        NotVerified,
+    ) as fact:
         _fail(str(fact))
     except OSError as error:
         # The path and the system's own words: a full disk, a folder that may not be written.

@@ -63,6 +63,13 @@ class Session:
             return self.connection
         return self._connect(Endpoint(self.endpoint.base_url, auditor_key))
 
+    def audit_connection_in(self, department: str | None) -> Connection:
+        """The same in a department by name or id, where one is given."""
+        if department is None:
+            return self.audit_connection
+        endpoint = self.audit_connection.endpoint
+        return self._connect(endpoint, _department_id(self.audit_connection, department))
+
     def _connect(self, endpoint: Endpoint, department: str | None = None) -> Connection:
         connection = Connection(endpoint, department)
         self._opened.callback(connection.close)

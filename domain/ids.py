@@ -28,6 +28,7 @@ class IdKind(StrEnum):
     ROLE_GRANT = "rolegrant-"
     BREAK_GLASS = "glass-"
     AUDIT_EVENT = "audit_log-"
+    AUDIT_EXPORT = "audit_export-"
     LEASE = "lease-"
     WORKER = "worker-"
     WEBHOOK_ENDPOINT = "wh_"

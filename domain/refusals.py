@@ -298,6 +298,10 @@ class AlreadyDecided(Conflict):
     code = "already_decided"
 
 
+class ExportNotWritten(Conflict):
+    code = "export_not_written"
+
+
 class NameTaken(Conflict):
     code = "name_taken"
 

@@ -12,6 +12,7 @@ KINDS = {
     "adapter": IdKind.ADAPTER,
     "adapter_version": IdKind.ADAPTER_VERSION,
     "api_key": IdKind.API_KEY,
+    "audit_export": IdKind.AUDIT_EXPORT,
     "base_model": IdKind.BASE_MODEL,
     "break_glass": IdKind.BREAK_GLASS,
     "department": IdKind.DEPARTMENT,

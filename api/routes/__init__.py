@@ -3,6 +3,8 @@
 from api.routes import (
     adapters,
     audit,
+    audit_exports,
+    audit_queries,
     base_models,
     break_glass,
     costs,
@@ -57,6 +59,8 @@ ROUTERS = tuple(
         usage,
         costs,
         audit,
+        audit_queries,
+        audit_exports,
         webhooks,
         workers,
     )

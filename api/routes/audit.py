@@ -1,8 +1,10 @@
 """The audit trail, in the client's query language."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -30,7 +32,13 @@ class AuditQuery(BaseModel):
 
     event_types: list[str] = Field(default=[], alias="event_types[]", description="What happened.")
     project_ids: list[str] = Field(default=[], alias="project_ids[]", description="In which departments.")
-    actor_ids: list[str] = Field(default=[], alias="actor_ids[]", description="Who: ids of users or service accounts.")
+    actor_ids: list[str] = Field(
+        default=[], alias="actor_ids[]", description="Who: ids of users, service accounts or keys."
+    )
+    actor_emails: list[str] = Field(
+        default=[], alias="actor_emails[]", description="Who: people by their e-mail addresses of today."
+    )
+    tenant_only: bool = Field(default=False, description="As the client has it: events that concern no department.")
     resource_ids: list[str] = Field(
         default=[], alias="resource_ids[]", description="To what, or what else it touched: ids of any kind."
     )
@@ -43,12 +51,16 @@ class AuditQuery(BaseModel):
     before: str | None = Field(default=None, description="Id of the first event of the page after.")
     limit: int = Field(default=20, ge=1, le=100, description="Events a page.")
 
-    def wanted(self) -> AuditFilter:
-        """In the words of the service. Times are shown in whole seconds, so they are compared as such."""
+    def wanted(self, people: Sequence[UUID]) -> AuditFilter:
+        """In the words of the service. Times are shown in whole seconds, so they are compared as such.
+
+        people are those behind the e-mail addresses; an address of nobody's stands for nobody.
+        """
         return AuditFilter(
             actions=self.event_types,
             departments=keys_of(self.project_ids),
-            actors=keys_of(self.actor_ids),
+            actors=[*keys_of(self.actor_ids), *people],
+            platform_only=self.tenant_only,
             resources=keys_of(self.resource_ids),
             outcomes=self.outcomes,
             since=_moment(max((second for second in (self.gte, _next(self.gt)) if second is not None), default=None)),
@@ -69,8 +81,13 @@ def list_page(caller: Authenticated, query: Annotated[AuditQuery, Query()]) -> P
 
     The reading is itself recorded.
     """
+    people: Sequence[UUID] = ()
+    if query.actor_emails:
+        # Names are not in the trail: they are looked up where they can be erased.
+        with caller.runtime.platform() as session:
+            people = audit.people_of(session, query.actor_emails)
     with _session(caller) as session:
-        found, has_more = audit.read(session, caller.principal, query.wanted())
+        found, has_more = audit.read(session, caller.principal, query.wanted(people))
         return page_of(map(AuditLogObject.of, found), has_more=has_more)
 
 
