@@ -106,7 +106,7 @@ class Permission(StrEnum):
     AUDIT_READ_DEPARTMENT = "audit.read_department"
     AUDIT_READ_OWN = "audit.read_own"
     AUDIT_EXPORT = "audit.export"
-    AUDIT_STATUS = "audit.status"
+    AUDIT_READ_STATUS = "audit.read_status"
 
 
 _V, _T, _D, _TA = Role.VIEWER, Role.TRAINER, Role.DATA_STEWARD, Role.DEPARTMENT_ADMIN
@@ -193,7 +193,7 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     Permission.AUDIT_READ_DEPARTMENT: _department(_TA, _G, _B) | _platform(_A),
     Permission.AUDIT_READ_OWN: _own(_T, _D, _TA, _A),
     Permission.AUDIT_EXPORT: _platform(_A),
-    Permission.AUDIT_STATUS: _platform(_P, _A),
+    Permission.AUDIT_READ_STATUS: _platform(_P, _A),
 }
 
 

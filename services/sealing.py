@@ -82,7 +82,7 @@ def seal(session: Session, *, at: int | None = None, events: int = ROUND_EVENTS)
 
 def watch(session: Session, principal: Principal) -> float:
     """The lag, for those who look after the installation."""
-    require(principal, Permission.AUDIT_STATUS)
+    require(principal, Permission.AUDIT_READ_STATUS)
     return lag_s(session)
 
 

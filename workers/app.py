@@ -54,7 +54,7 @@ def train(job_id: str) -> None:
 
 
 def sweep_once() -> None:
-    """Lost leases and unrung jobs; beside them a portion of the object store, what others are to be told, and exports."""
+    """Lost leases and unrung jobs; beside them a portion of the object store, what others are told, and exports."""
     storage.begin()
     deliverer.begin()
     exports.begin()

@@ -31,7 +31,7 @@ class Subject(BaseModel):
     days: int | None = Field(default=None, ge=1, le=36_500, description="How many days back.")
 
 
-@router.get("/status", summary="Does the sealer keep up?", dependencies=[needs(Permission.AUDIT_STATUS)])
+@router.get("/status", summary="Does the sealer keep up?", dependencies=[needs(Permission.AUDIT_READ_STATUS)])
 def status(caller: Authenticated) -> AuditStatusObject:
     """For monitoring: how long events wait for the seal that proves them."""
     with caller.runtime.auditor() as session:

@@ -188,7 +188,8 @@ def test_a_part_is_exported_in_each_format(finished: Finished, auditor: httpx.Cl
         assert (each["class_uid"], each["category_uid"], each["metadata"]["version"]) == (6003, 6, "1.3.0")
     assert (submitted["type_uid"], submitted["status_id"]) == (600301, 1)
     assert (denied["type_uid"], denied["status_id"], denied["status_code"]) == (600399, 2, "permission_denied")
-    assert submitted["time"] // 1000 == int(events[-1]["occurred_at"] // 1_000_000)
+    times = [event["occurred_at"] // 1000 for event in events if event["action"] == "job.submitted"]
+    assert submitted["time"] in times
 
 
 def test_a_large_export_is_written_in_the_background(
@@ -245,7 +246,13 @@ def test_no_name_address_or_content_is_in_the_trail(finished: Finished, other: F
     with engine.connect() as connection:
         events = connection.execute(text("SELECT to_jsonb(e)::text FROM audit_events e")).scalars().all()
         people = connection.execute(text("SELECT email, name FROM users")).all()
-        names = connection.execute(text("SELECT name FROM departments UNION SELECT name FROM api_keys")).scalars().all()
+        names = (
+            connection.execute(
+                text("SELECT name FROM departments UNION SELECT name FROM api_keys WHERE department_id IS NOT NULL")
+            )
+            .scalars()
+            .all()
+        )
         files = connection.execute(text("SELECT filename FROM files")).scalars().all()
     engine.dispose()
     secret = [*(part for person in people for part in person), *names, *files, "Is 1 even?", "assistant", "@"]

@@ -14,18 +14,20 @@ from sqlalchemy import Engine, text
 from domain.access import PLATFORM_ROLES, Role
 from domain.ids import IdKind, parse_id, public_id
 from domain.workers import WorkerFacts
+from models_db.audit import AuditExport
 from runtime.wiring import Runtime
 from services import workers
 from tests.integration.api.conftest import Finished
 from tests.integration.api.test_imports import bundle
 from tests.integration.conftest import Department, http, rows, write_base_model
+from workers.exports import ExportWriter
 
 # Whose the object is that a path names. FOREIGN and MISSING name it below the caller's department, where a path has
 # one; ELSEWHERE below its own, and NOWHERE below one that does not exist.
 OWN, GRANTED, ANOTHERS = "own", "granted", "another's"
 FOREIGN, ELSEWHERE, MISSING, NOWHERE = "foreign", "elsewhere", "missing", "nowhere"
 # Nobody's in particular: all departments see the same.
-SHARED = {"worker_id", "base_model", "path"}
+SHARED = {"worker_id", "base_model", "path", "query", "export_id"}
 PROJECTS = "/v1/organization/projects"
 PROJECT = f"{PROJECTS}/{{project_id}}"
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions"
@@ -116,6 +118,7 @@ def furnish(
     _break_glass(world, ours.department, operator)
     _auditor_to_be(world, ours.department, operator)
     world.anothers = _ids(ours) | _of_the_platform(world, runtime, ours.department, folder)
+    world.anothers |= {"query": "counts", "export_id": _export(runtime)}
     world.anothers |= _pending(administrator, ours.department.id, world.newcomer)
     world.foreign = _ids(theirs) | _pending(administrator, theirs.department.id, theirs.department.trainer.id)
     _submit_jobs(world, ours)
@@ -253,6 +256,15 @@ def _of_the_platform(world: World, runtime: Runtime, department: Department, fol
     return {"worker_id": public_id(IdKind.WORKER, worker), "base_model": "half", "path": "config.json"}
 
 
+def _export(runtime: Runtime) -> str:
+    """An export of the audit trail that was written in the background."""
+    with runtime.auditor() as session:
+        export = AuditExport(format="csv", scope={"actions": ["none"]}, state="pending")
+        session.add(export)
+    assert ExportWriter(runtime).write_next()
+    return public_id(IdKind.AUDIT_EXPORT, export.id)
+
+
 def _submit_jobs(world: World, ours: Finished) -> None:
     """A job of the trainer's own, and one of another trainer's, on a file that nobody deletes."""
     world.training_file = ours.department.upload(rows(4, salt=3))
@@ -270,8 +282,9 @@ def _missing() -> dict[str, str]:
         "service_account_id": IdKind.SERVICE_ACCOUNT, "key_id": IdKind.API_KEY, "grant_id": IdKind.ROLE_GRANT,
         "glass_id": IdKind.BREAK_GLASS, "file_grant_id": IdKind.FILE_GRANT, "share_id": IdKind.VERSION_SHARE,
         "shared_id": IdKind.VERSION_SHARE, "permission_id": IdKind.VERSION_SHARE,
-        "endpoint_id": IdKind.WEBHOOK_ENDPOINT,
+        "endpoint_id": IdKind.WEBHOOK_ENDPOINT, "export_id": IdKind.AUDIT_EXPORT,
     }  # fmt: skip
     made = {name: public_id(kind, uuid4()) for name, kind in kinds.items()}
     model = f"ft:tiny:acme:nobody:{uuid4().hex}"
-    return made | {"name": "nobody", "base_model": "nobody", "model": model, "fine_tuned_model_checkpoint": model}
+    named = {"name": "nobody", "query": "nobody", "base_model": "nobody"}
+    return made | named | {"model": model, "fine_tuned_model_checkpoint": model}
