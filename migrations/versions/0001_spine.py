@@ -51,7 +51,9 @@ def upgrade() -> None:
 
 
 def create_roles() -> None:
-    # Roles belong to the whole server: another database of it may have made them, even at this moment.
+    # Roles belong to the whole server: another database of it may have made them, even at this moment. Whoever is first
+    # keeps the others waiting until all of its revisions are done.
+    op.execute("SET LOCAL lock_timeout = '2min'")
     for role in ROLES:
         op.execute(f"""
             DO $$ BEGIN CREATE ROLE {role} NOLOGIN NOSUPERUSER NOBYPASSRLS;

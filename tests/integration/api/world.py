@@ -98,6 +98,7 @@ class World:
             "POST /v1/webhook_endpoints": {"json": WEBHOOK},
             "POST /v1/webhook_endpoints/{endpoint_id}": {"json": {"name": "other"}},
             "POST /v1/webhook_endpoints/{endpoint_id}/rotate_secret": {"json": {}},
+            "POST /v1/audit/exports": {"json": {}},
             "POST /v1/webhook_endpoints/{endpoint_id}/test": {"json": {"event_type": "fine_tuning.job.failed"}},
             f"POST {PROJECTS}": {"json": {"name": "next"}},
             f"POST {PROJECT}/users": {"json": {"user_id": self.newcomer, "role": "member"}},
