@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from kombu.transport.virtual.base import QoS
 from sqlalchemy.orm import Session
 
 from domain.digests import Digest
@@ -61,6 +62,11 @@ def _second_ring() -> None:
     replace(sweeper, "ring_again", lambda _queue, _nudges: None)
 
 
+def _prefetch() -> None:
+    """Messages are held up to a limit of one."""
+    replace(QoS, "can_consume", lambda qos: len(qos._delivered) - len(qos._dirty) < 1)  # noqa: SLF001
+
+
 def _digests() -> None:
     """What comes from storage is taken for what was put there."""
 
@@ -92,6 +98,7 @@ PROTECTIONS: Mapping[str, Callable[[], None]] = {
     "one-transaction": _one_transaction,
     "sweep": _sweep,
     "second-ring": _second_ring,
+    "prefetch": _prefetch,
     "digests": _digests,
     "death-signal": _death_signal,
 }

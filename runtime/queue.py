@@ -40,7 +40,9 @@ def celery_app(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_acks_late=False,
         task_default_queue=TRAIN_QUEUE,
-        worker_prefetch_multiplier=1,
+        # No limit: our workers take one message at a time anyway. With one, a message whose acknowledgement was lost
+        # with the connection counts as held for ever, and the worker never asks for another.
+        worker_prefetch_multiplier=0,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,

@@ -3,7 +3,6 @@
 One installation for all: its processes are started anew for each test, and only new findings count.
 """
 
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -49,19 +48,23 @@ class Service:
             if piece.name not in names:
                 piece.end()
 
+    def piece(self, name: str) -> Piece:
+        return next(piece for piece in self.installation.pieces if piece.name == name)
+
     def start(self, name: str) -> None:
-        next(piece for piece in self.installation.pieces if piece.name == name).start()
+        self.piece(name).start()
 
     def send(self, name: str, number: signal.Signals) -> None:
-        assert next(piece for piece in self.installation.pieces if piece.name == name).send(number)
-
-    def pid(self, name: str) -> int:
-        return next(piece for piece in self.installation.pieces if piece.name == name).pid
+        assert self.piece(name).send(number)
 
     def reached(self, name: str, point: str) -> int:
         """How often a piece has come to a failpoint, in all its lives."""
+        return self.told(name, f"failpoint {point}: ")
+
+    def told(self, name: str, words: str) -> int:
+        """How often these words are in its log."""
         log = self.installation.folder / "logs" / f"{name}.log"
-        return len(re.findall(rf"failpoint {point}: ", log.read_text())) if log.exists() else 0
+        return log.read_text().count(words) if log.exists() else 0
 
     def asked(self, statement: str, **parameters: object) -> object:
         admin = self.installation.settings.database_admin_url
@@ -207,6 +210,29 @@ def test_the_second_ring_keeps_a_job_from_being_forgotten(service: Service, *, p
     service.new_findings()
 
 
+@PROTECTED
+def test_no_limit_keeps_a_worker_listening_whose_acknowledgement_was_lost(service: Service, *, protected: bool) -> None:
+    service.restart(*(() if protected else ("prefetch",)))
+    heard = service.workload.submit()
+    await_(lambda: service.state(str(heard)) == "succeeded", within_s=90, what="all processes work")
+    # What takes a message off the list of those that were not acknowledged.
+    service.installation.network.broker.break_(Fault(lose_reply_to=b"ZREM"))
+    before = service.told("validate", UNACKNOWLEDGED)
+    lost = service.workload.submit()
+    await_(lambda: service.told("validate", UNACKNOWLEDGED) > before, within_s=60, what="an acknowledgement is lost")
+    service.installation.network.broker.heal()
+    job = service.workload.submit()
+    if not protected:
+        await_(lambda: service.asked(UNRUNG, job=job), within_s=20, what="it is rung for again and again")
+        assert service.state(str(job)) == "validating_files"
+        assert service.new_findings() == {"every job ends"}
+        service.restart()
+    await_(lambda: service.state(str(job)) == "succeeded", within_s=90, what="it is heard")
+    await_(lambda: service.state(str(lost)) == "succeeded", within_s=90, what="so is the one before")
+    service.new_findings()
+
+
+UNACKNOWLEDGED = "Couldn't ack"
 UNRUNG = "SELECT created_at < clock_timestamp() - interval '5 s' FROM jobs WHERE id = :job"
 
 
