@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from chaos.flushes import flush
-from chaos.installation import Installation, Shape
+from chaos.installation import USUAL, Installation, Shape
 from chaos.run import Chaos, Plan, keep
-from chaos.workload import Workload
+from chaos.workload import SHORT, Task, Workload, real_task
 from runtime import logs
 
 QUICK = Plan(kills=30, stops=8, rounds=0, strikes=6)
@@ -27,12 +27,23 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tsugiki-chaos-") as folder:
         # PostgreSQL runs as another user where we are root.
         Path(folder).chmod(0o711)
-        shape = Shape(workers=options.workers)
+        shape, task = _shape(options), _task(options)
         with Installation(Path(folder) / "installation", shape, options.seed) as installation:
-            workload = Workload(installation, departments=options.departments, seed=options.seed)
+            workload = Workload(installation, departments=options.departments, seed=options.seed, task=task)
             with closing(workload):
                 workload.prepare()
                 return _flush(options, workload) if options.flushes else _run(options, workload)
+
+
+def _shape(options: argparse.Namespace) -> Shape:
+    times = USUAL if options.usual_times or options.base_model else Shape()
+    return replace(times, workers=options.workers, real_engine=options.base_model is not None)
+
+
+def _task(options: argparse.Namespace) -> Task:
+    if options.base_model is None:
+        return SHORT
+    return real_task(options.base_model, steps=options.steps, checkpoint_every=options.checkpoint_every)
 
 
 def _flush(options: argparse.Namespace, workload: Workload) -> int:
@@ -59,6 +70,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stops", type=int, help="SIGSTOPs, each continued after half a lease to two and a half")
     parser.add_argument("--failpoint-rounds", type=int, help="how often a process is armed at each failpoint")
     parser.add_argument("--strikes", type=int, help="faults of the network and the servers")
+    parser.add_argument("--supervisors", type=int, help="so many SIGKILLs, at least, of workers whose ranks run")
+    parser.add_argument("--between-s", type=float, help="seconds between signals, on average")
+    parser.add_argument(
+        "--base-model", type=Path, help="train on this folder, with the real engine and the usual times"
+    )
+    parser.add_argument("--steps", type=int, default=60, help="of a job on that base model")
+    parser.add_argument("--checkpoint-every", type=int, default=10, help="of those steps")
+    parser.add_argument("--usual-times", action="store_true", help="a lease of 60 s, and a sweep every 15 s")
     parser.add_argument("--minutes", type=float, default=60.0, help="inject no longer than this")
     parser.add_argument("--jobs", type=int, default=Plan.unfinished, help="how many jobs wait or run at a time")
     parser.add_argument("--flushes", type=int, help="nothing but FLUSHALL, so often, with --jobs queued")
@@ -71,6 +90,7 @@ def _options() -> argparse.Namespace:
 def _plan(options: argparse.Namespace) -> Plan:
     given = {
         "kills": options.kills, "stops": options.stops, "rounds": options.failpoint_rounds, "strikes": options.strikes,
+        "supervisors": options.supervisors, "between_signals_s": options.between_s,
     }  # fmt: skip
     chosen = {name: value for name, value in given.items() if value is not None}
     plan = replace(QUICK if options.quick else FULL, seed=options.seed, unfinished=options.jobs, **chosen)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from chaos import pieces
 from chaos.checker import Checker
 from chaos.pieces import Piece
 from chaos.proxy import Proxy, of_url
+from chaos.words import REAL_ENGINE, WITHOUT
 from domain.plans import Device, Precision
 from models_db.sessions import APP_ROLE
 from runtime import installation
@@ -27,7 +29,7 @@ from runtime.settings import Settings, as_environment
 APP_PASSWORD = "of a database that lives as long as a run"  # noqa: S105
 TRAIN, VALIDATE, SWEEP, BEAT, API = "train", "validate", "sweep", "beat", "api"
 # A restart of a server by whoever looks after it.
-_SERVER_ENDS_WITHIN_S = 10.0
+_SERVER_ENDS_WITHIN_S, _SERVER_STARTS_WITHIN_S, _ENDED_AT_ONCE_S = 10.0, 30.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,14 @@ class Shape:
     workers: int = 3
     lease_s: float = 2.0
     sweep_every_s: float = 1.0
+    nudge_after_s: float = 1.0
     step_s: float = 0.1
+    real_engine: bool = False
     without: tuple[str, ...] = ()
+
+
+# The times that an installation has by itself.
+USUAL = Shape(lease_s=60.0, sweep_every_s=15.0, nudge_after_s=30.0)
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,8 @@ class Installation:
         # Durable: what PostgreSQL has committed is to be there after its SIGKILL.
         servers = stack.enter_context(EmbeddedServices(self.folder / "servers"))
         self.servers = {server.name: server for server in servers.processes}
-        addresses = (servers.database_admin_url, servers.broker_url, servers.s3.endpoint_url)
-        self.network = Network(*(stack.enter_context(of_url(address, self.seed)) for address in addresses))
+        self._addresses = (servers.database_admin_url, servers.broker_url, servers.s3.endpoint_url)
+        self.network = self._ways(stack)
         self._listener = stack.enter_context(create_server(("127.0.0.1", 0), backlog=1024))
         self.api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
         self.settings = self._settings(servers)
@@ -100,6 +108,9 @@ class Installation:
         stack.callback(self._end)
         for piece in self.pieces:
             piece.start()
+
+    def _ways(self, stack: ExitStack) -> Network:
+        return Network(*(stack.enter_context(of_url(address, self.seed)) for address in self._addresses))
 
     def _settings(self, servers: EmbeddedServices) -> Settings:
         """Those of us who look on: straight to the servers."""
@@ -121,8 +132,8 @@ class Installation:
             "work_dir": self.folder / "work",
             "lease_s": shape.lease_s,
             "sweep_every_s": shape.sweep_every_s,
-            "nudge_after_s": shape.sweep_every_s,
-            "stop_grace_s": shape.lease_s * 2,
+            "nudge_after_s": shape.nudge_after_s,
+            "stop_grace_s": min(shape.lease_s * 2, 25.0),
             "hang_after_s": shape.lease_s * 3,
             "ranks": 1,
             "device": Device.CPU,
@@ -133,18 +144,13 @@ class Installation:
         return Settings(**values)
 
     def _pieces(self) -> list[Piece]:
-        settings, network = self.settings, self.network
-        environment = {"PATH": os.environ["PATH"]} | as_environment(settings)
+        environment = {"PATH": os.environ["PATH"]} | as_environment(self.settings) | self._through(self.network)
         environment.pop("TSUGIKI_DATABASE_ADMIN_URL")
-        environment |= {
-            "TSUGIKI_DATABASE_URL": network.database.url(settings.database_url.get_secret_value()),
-            "TSUGIKI_BROKER_URL": network.broker.url(settings.broker_url.get_secret_value()),
-            "TSUGIKI_S3_ENDPOINT": network.storage.url(str(settings.s3_endpoint)),
-        }
         logs = self.folder / "logs"
         logs.mkdir()
-        engine = (f"--step-s={self.shape.step_s}", f"--ledger={self.ledger}")
-        without = tuple(f"without:{name}" for name in self.shape.without)
+        short = (f"--step-s={self.shape.step_s}", f"--ledger={self.ledger}")
+        engine = (REAL_ENGINE,) if self.shape.real_engine else short
+        without = tuple(f"{WITHOUT}{name}" for name in self.shape.without)
 
         def worker(name: str, role: str) -> Piece:
             return Piece(name, ("chaos.worker", role, *engine, *without), logs / f"{name}.log", environment)
@@ -157,6 +163,20 @@ class Installation:
             worker(BEAT, BEAT),
             *(worker(f"{TRAIN}-{number}", TRAIN) for number in range(1, self.shape.workers + 1)),
         ]
+
+    def _through(self, network: Network) -> dict[str, str]:
+        settings = self.settings
+        return {
+            "TSUGIKI_DATABASE_URL": network.database.url(settings.database_url.get_secret_value()),
+            "TSUGIKI_BROKER_URL": network.broker.url(settings.broker_url.get_secret_value()),
+            "TSUGIKI_S3_ENDPOINT": network.storage.url(str(settings.s3_endpoint)),
+        }
+
+    def set_apart(self, piece: Piece) -> Network:
+        """Give a piece ways of its own to the servers from its next start on, so that it alone can be cut off."""
+        apart = self._ways(self._open)
+        piece.environment = dict(piece.environment) | self._through(apart)
+        return apart
 
     def _end(self) -> None:
         for piece in self.pieces:
@@ -173,3 +193,8 @@ class Installation:
         server.ended(_SERVER_ENDS_WITHIN_S)
         server.reap()
         server.start()
+        deadline = time.monotonic() + _SERVER_STARTS_WITHIN_S
+        while server.ended(_ENDED_AT_ONCE_S) and time.monotonic() < deadline:
+            # What its former children still hold keeps PostgreSQL from starting.
+            server.reap()
+            server.start()

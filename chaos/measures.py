@@ -17,6 +17,17 @@ _RECLAIMS = text("""
     WHERE l.end_reason = 'expired'
     GROUP BY l.id
 """)
+# What was told under a lease that was lost, beyond the step that the next claim went on from.
+_REDONE = text("""
+    SELECT max((told.data->>'step')::int) - coalesce((claimed.details->>'resume_step')::int, 0) AS steps
+    FROM audit_events lost
+    JOIN audit_events claimed ON claimed.action = 'job.claimed' AND claimed.resource_id = lost.resource_id
+        AND (claimed.details->>'epoch')::int = (lost.details->>'epoch')::int + 1
+    JOIN job_events told ON told.job_id = lost.resource_id AND told.type = 'metrics'
+        AND told.created_at < lost.occurred_at
+    WHERE lost.action = 'lease.lost'
+    GROUP BY lost.number, claimed.details
+""")
 _JOBS = text("""
     SELECT state || coalesce(' as ' || (error->>'code'), '') AS ended, count(*) AS jobs FROM jobs GROUP BY 1
 """)
@@ -39,6 +50,12 @@ def versions(engine: Engine) -> int:
     """How many versions there are."""
     with engine.connect() as connection:
         return int(connection.execute(_VERSIONS).scalar_one())
+
+
+def redone_steps_told(engine: Engine) -> list[int]:
+    """For each lost lease: how many steps that its worker had told of, which it does every two seconds, were redone."""
+    with engine.connect() as connection:
+        return [max(0, int(steps)) for steps in connection.execute(_REDONE).scalars()]
 
 
 def redone_steps(ledger: Path) -> Iterator[int]:

@@ -69,6 +69,12 @@ class Piece:
         os.kill(self.pid, number)
         return True
 
+    def stop(self, within_s: float) -> None:
+        """Ask it to end, and kill it when it has not within the time."""
+        if self.send(signal.SIGTERM) and self._process is not None:
+            self._process.join(within_s)
+        self.end()
+
     def end(self) -> None:
         """Kill it and wait for its end."""
         if self._process is not None:

@@ -20,7 +20,7 @@ from chaos.faults import Arm
 from chaos.installation import TRAIN, Installation
 from chaos.pieces import Piece
 from chaos.results import Results, Spread
-from chaos.workload import CHECKPOINT_EVERY, Workload
+from chaos.workload import Workload
 from runtime.failpoints import Act
 
 TICK_S = 0.05
@@ -32,19 +32,25 @@ RANKS_GONE = "ranks are gone 5 s after their supervisor's SIGKILL"
 # An armed process that is not led to its point in this time is given up; its round is tried again.
 ARMED_FOR_S = 25.0
 UNARMED_FOR_S = 3.0
-SETTLE_WITHIN_S = 240.0
+# Until all jobs have ended, when nothing is broken any more: in leases, and at least.
+SETTLE_LEASES, SETTLE_AT_LEAST_S = 15, 240.0
+WITH_RANKS = "SIGKILL of a supervisor with ranks"
 _HIT = re.compile(r"failpoint ([a-z_.]+): (\w+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is to happen, within limit_s. Times between faults are means, in seconds."""
+    """How much is to happen, within limit_s. Times between faults are means, in seconds.
+
+    supervisors: so many kills at least are of workers whose ranks run.
+    """
 
     seed: int = 1
     kills: int = 200
     stops: int = 40
     rounds: int = 2
     strikes: int = 20
+    supervisors: int = 0
     unfinished: int = 12
     limit_s: float = 3600.0
     between_signals_s: float = 0.3
@@ -109,6 +115,7 @@ class Chaos:
             return True
         plan, armed = self._plan, any(watched.arm for watched in self._watched)
         signals = self._faults["SIGKILL"] >= plan.kills and self._faults["SIGSTOP"] >= plan.stops
+        signals = signals and self._faults[WITH_RANKS] >= plan.supervisors
         return signals and not (self._arms or armed or self._strikes or self._healed_at)
 
     # --- one look -----------------------------------------------------------------------------------------------------
@@ -204,6 +211,7 @@ class Chaos:
         self._next_signal_at = now + self._rng.expovariate(1 / self._plan.between_signals_s)
         kills, stops = self._plan.kills - self._faults["SIGKILL"], self._plan.stops - self._faults["SIGSTOP"]
         if kills <= 0 and stops <= 0:
+            self._kill_supervisor()
             return
         number = signal.SIGKILL if self._rng.random() * (max(kills, 0) + max(stops, 0)) < kills else signal.SIGSTOP
         kind = self._rng.choices(list(VICTIMS), list(VICTIMS.values()))[0]
@@ -220,6 +228,11 @@ class Chaos:
             self._faults["SIGSTOP"] += 1
         self._faults[f"{number.name} of {watched.piece.name.partition('-')[0]}"] += 1
 
+    def _kill_supervisor(self) -> None:
+        watched = self._victim(AT_WORK)
+        if self._faults[WITH_RANKS] < self._plan.supervisors and watched and _children(watched.piece.pid):
+            self._kill(watched)
+
     def _victim(self, kind: str) -> Watched | None:
         alive = [watched for watched in self._watched if watched.piece.alive]
         if kind == AT_WORK:
@@ -232,7 +245,7 @@ class Chaos:
         if watched.piece.send(signal.SIGKILL):
             self._faults["SIGKILL"] += 1
             if children:
-                self._faults["SIGKILL of a supervisor with ranks"] += 1
+                self._faults[WITH_RANKS] += 1
                 self._to_be_gone.append((time.monotonic() + ORPHANS_GONE_AFTER_S, children))
         watched.end_at = None
 
@@ -295,7 +308,7 @@ class Chaos:
                 watched.piece.start()
 
     def _settle(self) -> None:
-        deadline = time.monotonic() + SETTLE_WITHIN_S
+        deadline = time.monotonic() + max(SETTLE_AT_LEAST_S, SETTLE_LEASES * self._installation.shape.lease_s)
         while self._installation.checker.unfinished() and time.monotonic() < deadline:
             self._look_for_orphans(time.monotonic())
             for watched in self._watched:
@@ -314,16 +327,21 @@ class Chaos:
             seed=self._plan.seed,
             lease_s=shape.lease_s,
             sweep_every_s=shape.sweep_every_s,
-            checkpoint_every_steps=CHECKPOINT_EVERY,
-            engine="short",
+            checkpoint_every_steps=self._workload.task.checkpoint_every,
+            engine="real" if shape.real_engine else "short",
             faults=dict(self._faults),
             failpoints={point: dict(acts) for point, acts in sorted(self._reached.items())},
             jobs=dict(measures.jobs_by_end(engine)),
             versions=measures.versions(engine),
             broken=dict(broken),
             reclaim_s=Spread.of(measures.reclaim_seconds(engine, shape.lease_s)),
-            redone_steps=Spread.of(list(measures.redone_steps(self._installation.ledger))),
+            redone_steps=Spread.of(self._redone_steps()),
         )
+
+    def _redone_steps(self) -> list[int]:
+        if self._installation.shape.real_engine:
+            return measures.redone_steps_told(self._installation.checker.engine)
+        return list(measures.redone_steps(self._installation.ledger))
 
 
 def _children(pid: int) -> list[psutil.Process]:

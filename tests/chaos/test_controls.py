@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, text
 from chaos import checker as promises
 from chaos.checker import Finding, orphans
 from chaos.installation import TRAIN, Installation, Shape
+from chaos.pieces import Piece
 from chaos.proxy import Fault
 from chaos.workload import Workload
 from tests.chaos.conftest import await_
@@ -119,6 +120,35 @@ def test_the_fence_keeps_a_woken_worker_from_a_second_version(service: Service, 
     again = service.workload.submit()
     service.only("train-1")
     await_(lambda: service.state(str(again)) == "succeeded", within_s=90, what="the woken worker works on")
+    assert service.new_findings() == set()
+
+
+@PROTECTED
+def test_the_fence_keeps_a_node_that_was_off_the_network_from_a_second_version(
+    service: Service, *, protected: bool
+) -> None:
+    apart = service.installation.set_apart(service.piece("train-1"))
+    # While it sleeps after its first checkpoint it is cut off, from all servers at once and without a word.
+    service.restart(*(() if protected else ("fence",)), train_1="checkpoint.committed=sleep:2*1")
+    service.only("train-1")
+    before = service.reached("train-1", "checkpoint.committed")
+    job = service.workload.submit()
+    await_(lambda: service.reached("train-1", "checkpoint.committed") > before, within_s=90, what="a checkpoint")
+    for way in apart.all:
+        way.break_(Fault(hold=True))
+    service.start("train-2")
+    await_(lambda: service.state(str(job)) == "succeeded", within_s=90, what="the other worker finishes the job")
+    assert service.asked("SELECT epoch FROM jobs WHERE id = :job", job=job) == 2
+    for way in apart.all:
+        way.heal()
+    if not protected:
+        versions = "SELECT count(*) FROM adapter_versions WHERE job_id = :job"
+        await_(lambda: service.asked(versions, job=job) == 2, within_s=30, what="the node registers")
+        assert "a job makes one version at most" in service.new_findings()
+        return
+    again = service.workload.submit()
+    service.only("train-1")
+    await_(lambda: service.state(str(again)) == "succeeded", within_s=90, what="the node works again")
     assert service.new_findings() == set()
 
 
