@@ -108,6 +108,8 @@ def routes(neighbours: Neighbours, api_url: str) -> list[str]:
         for method, operation in operations.items()
         if (named := re.findall(r"\{(\w+)\}", path)) and set(named) <= set(neighbours.theirs.ids)
         if allowed & set(operation.get("x-permissions", ()))
+        # The name of an adapter that it makes where there is none: the caller's own, whoever else has one of that name.
+        and path != "/v1/adapters/{name}/imports"
     ]
 
 
