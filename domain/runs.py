@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from domain.digests import Digest
 from domain.frozen import Frozen
@@ -140,6 +140,12 @@ class RunSpec(Frozen):
     validate_every_steps: Annotated[int, Field(ge=0)]
     # The adapter version whose weights it begins with, by its manifest's digest; it has this method's shapes.
     parent: Digest | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_parent(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # Workers of a release that knows no parents go on with the jobs that have none.
+        dumped: dict[str, object] = dump(self)
+        return {name: value for name, value in dumped.items() if name != "parent" or value is not None}
 
     @property
     def lora(self) -> LoraMethod:

@@ -187,3 +187,11 @@ def test_a_suffix_names_the_adapter() -> None:
     for odd in ("a b", "../x", "-a", "a-", "é", "a\n"):
         with pytest.raises(Refusal):
             _ = JobRequest.model_validate(request | {"suffix": odd}).adapter_name
+
+
+def test_a_specification_without_a_parent_reads_as_it_did_before_there_were_any() -> None:
+    # Workers of the release before refuse fields that they do not know.
+    fresh = resolved()
+    assert "parent" not in fresh.model_dump(mode="json")
+    continued = fresh.model_copy(update={"parent": DIGEST})
+    assert RunSpec.model_validate_json(continued.model_dump_json()).parent == DIGEST
