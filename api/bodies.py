@@ -5,7 +5,7 @@ from typing import Annotated, Any, Generic
 
 from fastapi import Depends, Request
 
-from api.deps import Authenticated
+from api.deps import Authenticated, Caller
 from domain import strict_json
 from domain.parsing import Model, parse_as
 from domain.refusals import BodyTooLarge, UnsupportedMediaType
@@ -24,8 +24,17 @@ def media_type(request: Request) -> str:
 
 async def raw_json(request: Request, caller: Authenticated) -> bytes:
     """The whole body of an authenticated request, as long as it is JSON and small enough."""
-    if media_type(request) != "application/json":
-        raise UnsupportedMediaType("The body must be application/json.")
+    return await _read(request, caller, "application/json")
+
+
+async def raw_yaml(request: Request, caller: Authenticated) -> bytes:
+    """The whole body of an authenticated request, as long as it is called YAML (RFC 9512) and small enough."""
+    return await _read(request, caller, "application/yaml")
+
+
+async def _read(request: Request, caller: Caller, expected: str) -> bytes:
+    if media_type(request) != expected:
+        raise UnsupportedMediaType(f"The body must be {expected}.")
     refuse_encoded(request)
     max_bytes = caller.runtime.settings.max_body_bytes
     body = bytearray()
@@ -34,6 +43,16 @@ async def raw_json(request: Request, caller: Authenticated) -> bytes:
         if len(body) > max_bytes:
             raise BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
     return bytes(body)
+
+
+YamlBody = Annotated[bytes, Depends(raw_yaml)]
+# How the OpenAPI document tells of it.
+YAML_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/yaml": {"schema": {"type": "string", "description": "The document."}}},
+    }
+}
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ app = typer.Typer(help="Policies: which versions may be trained, approved and se
 CURRENT = "current"
 ADAPTER_CONFIG = "adapter_config.json"
 _MEDIA_TYPE = "application/yaml"
+_PATHS = {Scope.DEPARTMENT: ("policies",), Scope.ORGANISATION: ("organization", "policies")}
 
 Whose = Annotated[Scope, typer.Option("--scope", help="Whose document: the department's own, or the organisation's.")]
 Document = Annotated[Path, typer.Argument(metavar="FILE", help="The document, YAML.", exists=True, dir_okay=False)]
@@ -61,7 +62,7 @@ def _undecided() -> Iterator[None]:
 def show(context: typer.Context, version: Number = CURRENT, scope: Whose = Scope.DEPARTMENT) -> None:
     """Print a document as it was put."""
     session = Session.of(context)
-    found = session.connection.get("policies", scope, version)
+    found = session.connection.get(*_PATHS[scope], version)
     if session.output.as_json:
         session.output.json(found)
     else:
@@ -72,7 +73,7 @@ def show(context: typer.Context, version: Number = CURRENT, scope: Whose = Scope
 def put(context: typer.Context, file: Document, scope: Whose = Scope.DEPARTMENT) -> None:
     """Put a document in force: as an admin the department's, as the operator the organisation's."""
     session = Session.of(context)
-    made = session.connection.post_bytes("policies", scope, content=file.read_bytes(), media_type=_MEDIA_TYPE)
+    made = session.connection.post_bytes(*_PATHS[scope], content=file.read_bytes(), media_type=_MEDIA_TYPE)
     session.output.said(made, f"Version {made['version']} of the {scope}'s policy is in force: {made['digest']}.")
 
 
@@ -80,7 +81,7 @@ def put(context: typer.Context, file: Document, scope: Whose = Scope.DEPARTMENT)
 def history(context: typer.Context, scope: Whose = Scope.DEPARTMENT) -> None:
     """List every version that was ever in force, newest first."""
     session = Session.of(context)
-    session.output.rows(session.connection.pages("policies", scope), HISTORY_COLUMNS)
+    session.output.rows(session.connection.pages(*_PATHS[scope]), HISTORY_COLUMNS)
 
 
 @app.command()
@@ -94,7 +95,7 @@ def diff(
 ) -> None:
     """Show which rules a version changed, and the lines."""
     session = Session.of(context)
-    found = session.connection.get("policies", scope, version, "diff", query={"against": against})
+    found = session.connection.get(*_PATHS[scope], version, "diff", query={"against": against})
     if session.output.as_json:
         session.output.json(found)
         return
@@ -113,7 +114,7 @@ def try_on(
     """Try a document on the department's versions: which would pass, and every reason of those that would not."""
     session = Session.of(context)
     found = session.connection.post_bytes(
-        "policies", scope, "test", content=file.read_bytes(), media_type=_MEDIA_TYPE, query={"limit": limit}
+        *_PATHS[scope], "test", content=file.read_bytes(), media_type=_MEDIA_TYPE, query={"limit": limit}
     )
     if session.output.as_json:
         session.output.json(found)

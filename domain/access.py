@@ -75,6 +75,9 @@ class Permission(StrEnum):
     SHARE_END = "share.end"
     LINEAGE_READ = "lineage.read"
     DEPLOYMENT_REPORT = "deployment.report"
+    POLICY_READ = "policy.read"
+    POLICY_SET = "policy.set"
+    POLICY_SET_ORGANISATION = "policy.set_organisation"
     DEPARTMENT_CREATE = "department.create"
     DEPARTMENT_CLOSE = "department.close"
     DEPARTMENT_LIST = "department.list"
@@ -159,6 +162,9 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     Permission.SHARE_END: _department(_TA, _G, _B),
     Permission.LINEAGE_READ: _department(_V, _T, _D, _TA, _G, _B) | _metadata(_A),
     Permission.DEPLOYMENT_REPORT: _department(_TA, _I),
+    Permission.POLICY_READ: _department(_V, _T, _D, _TA, _G, _B) | _platform(_P, _A),
+    Permission.POLICY_SET: _department(_TA),
+    Permission.POLICY_SET_ORGANISATION: _platform(_P),
     Permission.DEPARTMENT_CREATE: _platform(_P),
     Permission.DEPARTMENT_CLOSE: _platform(_P),
     Permission.DEPARTMENT_LIST: _platform(_P, _A),

@@ -11,6 +11,7 @@ class AuditEvent(StrEnum):
     DEPARTMENT_CLOSED = "department.closed"
     DEPARTMENT_ERASED = "department.erased"
     QUOTA_CHANGED = "quota.changed"
+    POLICY_CHANGED = "policy.changed"
     BUDGET_WARNED = "budget.warned"
     USER_CREATED = "user.created"
     MEMBER_ADDED = "member.added"

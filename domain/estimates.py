@@ -17,7 +17,7 @@ from domain.adapter_sizes import adapter_shapes, file_bytes
 from domain.base_models import BaseModelFacts
 from domain.frozen import Frozen
 from domain.plans import InspectedFile, InspectReport
-from domain.refusals import JobTooLarge, Refusal
+from domain.refusals import JobTooLarge, PolicyViolation, Refusal
 from domain.runs import LoraBias, LoraInit, LoraMethod, RunSpec, TooLong
 from domain.usage import amount_of
 
@@ -41,6 +41,13 @@ class Reason(Frozen):
     def of(cls, refusal: Refusal) -> "Reason":
         """What the refusal would have said."""
         return cls(code=refusal.code, message=refusal.message, param=refusal.param)
+
+    @classmethod
+    def all_of(cls, refusal: Refusal) -> "list[Reason]":
+        """The same, and each of a policy's reasons by itself."""
+        if not isinstance(refusal, PolicyViolation):
+            return [cls.of(refusal)]
+        return [cls(code=refusal.code, message=each["message"], param=each["param"]) for each in refusal.details]
 
 
 class Unknown(StrEnum):

@@ -23,6 +23,7 @@ class IdKind(StrEnum):
     ADAPTER_VERSION = "adapterver-"
     EVALUATION = "eval-"
     BASE_MODEL = "base-"
+    POLICY = "policy-"
     FILE_GRANT = "filegrant-"
     VERSION_SHARE = "cp_"
     ROLE_GRANT = "rolegrant-"

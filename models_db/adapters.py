@@ -47,6 +47,7 @@ class AdapterVersion(Table):
             "num_nulls(job_id, report) = CASE WHEN created_by_type IS NULL THEN 0 ELSE 2 END",
             name="trained_or_imported",
         ),
+        CheckConstraint("num_nulls(job_id, imported_method) = 1", name="method_known"),
     )
 
     id: Mapped[UuidKey]
@@ -61,6 +62,8 @@ class AdapterVersion(Table):
     manifest: Mapped[dict[str, Any]]
     # The engine's RunReport, where it was trained here.
     report: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # Of an imported version: the LoraMethod that its configuration comes to. Of others the job's specification says it.
+    imported_method: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_by: Mapped[UUID]
     # Of an imported version: whether they are a user or a service account. Of others the job says so.
     created_by_type: Mapped[str | None]

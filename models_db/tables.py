@@ -12,6 +12,7 @@ from models_db.grants import FileGrant, VersionShare
 from models_db.handouts import Deployment, Download
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.outgoing import OutgoingDelivery, OutgoingEvent, WebhookEndpoint
+from models_db.policies import StoredPolicy
 from models_db.retention import Erasure, StorageSweep
 from models_db.role_grants import BreakGlass, RoleGrant
 from models_db.usage import StorageSample, UsageRecord
@@ -52,6 +53,7 @@ __all__ = [
     "SigningKeyRecord",
     "StorageSample",
     "StorageSweep",
+    "StoredPolicy",
     "Table",
     "UsageRecord",
     "User",
@@ -63,9 +65,9 @@ __all__ = [
 
 # Whose rows belong to one department each; row-level security is forced on all of them.
 DEPARTMENT_TABLES = (
-    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "break_glass", "departments",
-    "deployments", "downloads", "erasures", "estimates", "evaluations", "file_grants", "files", "inspections",
-    "job_checkpoints", "job_events", "jobs", "leases", "lineage_edges", "memberships", "outgoing_deliveries",
-    "outgoing_events", "role_grants", "service_accounts", "storage_samples", "storage_sweeps", "usage_records",
+    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "break_glass", "departments", "deployments",
+    "downloads", "erasures", "estimates", "evaluations", "file_grants", "files", "inspections", "job_checkpoints",
+    "job_events", "jobs", "leases", "lineage_edges", "memberships", "outgoing_deliveries", "outgoing_events",
+    "policies", "role_grants", "service_accounts", "storage_samples", "storage_sweeps", "usage_records",
     "version_attestations", "version_shares", "webhook_endpoints",
 )  # fmt: skip

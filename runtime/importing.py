@@ -47,6 +47,7 @@ def import_folder(
             principal,
             name,
             base_model.id,
+            method=spec.method,
             organisation=runtime.settings.organisation,
             manifest=manifest,
             attested=attested,

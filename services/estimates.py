@@ -158,7 +158,7 @@ def _answer(
     limits: EstimateLimits,
 ) -> Answer:
     now = _now(session)
-    reasons = [Reason.of(refusal) for refusal in admission.refusals]
+    reasons = [reason for refusal in admission.refusals for reason in Reason.all_of(refusal)]
     state, estimate, job = EstimateState.READY, None, admission.job
     if job is not None:
         spec, report = _spec(job), inspections.find(session, _key(job))

@@ -12,6 +12,7 @@ from domain.audit import AuditEvent, Outcome
 from domain.digests import Manifest
 from domain.peft_folders import ImportedConfig
 from domain.refusals import BaseModelMismatch, Refusal
+from domain.runs import LoraMethod
 from models_db.adapters import AdapterVersion, LineageEdge
 from models_db.base_models import BaseModel
 from services import adapters, attestations, audit, base_models, blobs, limits
@@ -48,6 +49,7 @@ def register(
     name: str,
     base_model: UUID,
     *,
+    method: LoraMethod,
     organisation: str,
     manifest: Manifest,
     attested: Attested,
@@ -62,7 +64,7 @@ def register(
     digests = attested.digests | {file.digest for file in manifest.files}
     blobs.confirm(session, principal.department, digests, stored_since=stored_since)
     version = _next_version(session, principal, name, session.get_one(BaseModel, base_model),
-                            organisation=organisation, manifest=manifest)  # fmt: skip
+                            method=method, organisation=organisation, manifest=manifest)  # fmt: skip
     attestations.enter(session, version, attested)
     adapters.move_latest(session, version)
     session.add(
@@ -80,7 +82,14 @@ def register(
 
 
 def _next_version(
-    session: Session, principal: Principal, name: str, base_model: BaseModel, *, organisation: str, manifest: Manifest
+    session: Session,
+    principal: Principal,
+    name: str,
+    base_model: BaseModel,
+    *,
+    method: LoraMethod,
+    organisation: str,
+    manifest: Manifest,
 ) -> AdapterVersion:
     assert principal.department is not None  # noqa: S101 - a department's session is open
     adapter, number = adapters.take_number(session, principal.department, name)
@@ -98,6 +107,7 @@ def _next_version(
         digest=manifest.digest,
         manifest=manifest.model_dump(mode="json"),
         report=None,
+        imported_method=method.model_dump(mode="json"),
         created_by=principal.id,
         created_by_type=principal.type,
     )

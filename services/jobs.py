@@ -12,17 +12,20 @@ from sqlalchemy.orm import Session
 from domain import ids
 from domain.access import Permission, Principal, require, require_all
 from domain.audit import AuditEvent
+from domain.digests import Digest
 from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind
 from domain.job_requests import FileFacts, JobRequest, check_total_steps, resolve
 from domain.jobs import TERMINAL, JobState, check_transition
 from domain.outgoing import OutgoingKind
 from domain.refusals import Conflict, IdempotencyKeyReused, Invalid, NotFound, Refusal, UnknownFile
+from domain.runs import RunSpec
+from domain.verdicts import Verdict
 from models_db.base_models import BaseModel
 from models_db.files import File
 from models_db.jobs import Job, JobCheckpoint, JobEvent
 from models_db.sessions import take_lock
-from services import audit, base_models, outbox, parents
+from services import audit, base_models, outbox, parents, policies
 from services.cursors import known_cursor
 from services.doorbell import nudge
 from services.limits import LimitDefaults, against_submit
@@ -54,6 +57,8 @@ class Admission:
 
     job: Job | None
     refusals: tuple[Refusal, ...]
+    # Of the policy that it was judged by; None where there is none, or nothing to judge.
+    policy: Digest | None = None
 
     @property
     def accepted(self) -> Job:
@@ -88,7 +93,8 @@ def submit(
         earlier = _just_made(session, principal, _sha256_of(request)) if is_retry else None
     if earlier is not None:
         return earlier
-    job = admit(session, principal, request, limits=limits, seed=seed).accepted
+    admission = admit(session, principal, request, limits=limits, seed=seed)
+    job = admission.accepted
     job.idempotency_key = idempotency_key
     session.add(job)
     session.flush()
@@ -101,7 +107,11 @@ def submit(
         AuditEvent.JOB_SUBMITTED,
         resource=("job", job.id),
         refs=[*files, job.base_model_id, *([job.parent_version_id] if job.parent_version_id else [])],
-        details={"base_model_digest": job.spec["base_model_digest"], "training_digest": job.spec["data"]["train"]},
+        details={
+            "base_model_digest": job.spec["base_model_digest"],
+            "training_digest": job.spec["data"]["train"],
+            "policy": admission.policy,
+        },
     )
     failpoint(FailPoint.SUBMIT_IN_TX)
     return job
@@ -120,7 +130,11 @@ def admit(session: Session, principal: Principal, request: JobRequest, *, limits
     with _noted(refusals):
         if job is not None:
             check_total_steps(job.spec["total_steps"], limits.max_total_steps)
-    return Admission(job, tuple(refusals))
+    verdict = _judged(session, job, named) if job and named else None
+    with _noted(refusals):
+        if verdict is not None:
+            verdict.require_passed()
+    return Admission(job, tuple(refusals), verdict.policy.digest if verdict else None)
 
 
 @contextmanager
@@ -195,6 +209,12 @@ def _job_of(principal: Principal, request: JobRequest, named: _Named, *, seed: i
         submitted_by_type=principal.type,
         submitted_key=principal.key_id,
     )
+
+
+def _judged(session: Session, job: Job, named: _Named) -> Verdict:
+    learns_from = (named.training, named.validation, named.parent.version if named.parent else None)
+    spec = RunSpec.model_validate(job.spec, strict=False)
+    return policies.judge_submit(session, spec, [each for each in learns_from if each is not None])
 
 
 def _sha256_of(request: JobRequest) -> str:

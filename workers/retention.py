@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runtime.erasing import erase_blobs
 from runtime.wiring import Runtime
-from services import blobs, retention
+from services import blobs, policies, retention
 from services.retention import ErasedCheckpoint
 from storage.errors import StorageUnavailable
 from storage.keys import BASE_MODELS, prefix_of
@@ -77,8 +77,8 @@ class StorageSweep:
             blobs.forget(session)
 
     def _expire_checkpoints(self, department: UUID) -> None:
-        ttl = self._runtime.settings.checkpoint_ttl
         with self._runtime.department(department) as session:
+            ttl = policies.checkpoint_ttl(session, self._runtime.settings.checkpoint_ttl)
             warned = retention.warn(session, ttl)
         with self._runtime.department(department) as session:
             expired = retention.expire(session, ttl)

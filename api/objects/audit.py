@@ -19,6 +19,7 @@ KINDS = {
     "estimate": IdKind.ESTIMATE,
     "file": IdKind.FILE,
     "job": IdKind.JOB,
+    "policy": IdKind.POLICY,
     "role_grant": IdKind.ROLE_GRANT,
     "service_account": IdKind.SERVICE_ACCOUNT,
     "webhook_endpoint": IdKind.WEBHOOK_ENDPOINT,

@@ -19,7 +19,7 @@ from domain.ids import IdKind, parse_id
 from domain.job_requests import JobRequest
 from models_db.jobs import Job
 from runtime.settings import Settings
-from services import adapters, jobs, waiting
+from services import adapters, jobs, policies, waiting
 from services.jobs import JobLimits
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -169,8 +169,9 @@ def list_checkpoints(
 ) -> Page[JobCheckpointObject]:
     """The points that the job has reached and stored, newest first; it can go on from those that are not erased."""
     cursor = None if after is None else parse_id(IdKind.JOB_CHECKPOINT, after)
-    organisation, ttl = caller.runtime.settings.organisation, caller.runtime.settings.checkpoint_ttl
+    organisation = caller.runtime.settings.organisation
     with caller.in_department() as session:
+        ttl = policies.checkpoint_ttl(session, caller.runtime.settings.checkpoint_ttl)
         job = jobs.get(session, caller.principal, parse_id(IdKind.JOB, job_id))
         found, has_more = jobs.list_checkpoints(session, caller.principal, job.id, after=cursor, limit=limit)
         return page_of(

@@ -33,6 +33,7 @@ from models_db.grants import FileGrant, VersionShare
 from models_db.handouts import Deployment, Download
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.outgoing import OutgoingDelivery, OutgoingEvent, WebhookEndpoint
+from models_db.policies import StoredPolicy
 from models_db.retention import Erasure, StorageSweep
 from models_db.role_grants import BreakGlass, RoleGrant
 from models_db.tables import DEPARTMENT_TABLES, Table
@@ -71,6 +72,7 @@ DEFINER_FUNCTIONS = {
     "list_departments",
     "measured_speeds",
     "operators_needed",
+    "organisation_policy",
     "preemptable_jobs",
     "queue_ahead",
     "queue_positions",
@@ -208,6 +210,10 @@ def _furnish(app: Engine, name: str) -> UUID:
                 ),
                 Erasure(id=uuid4(), department_id=department, digest="sha256:3", ends_at=func.now()),
                 StorageSweep(department_id=department, due_at=func.now()),
+                StoredPolicy(
+                    department_id=department, number=1, document="format: 1", digest="sha256:5", created_by=user.id,
+                    created_by_type="user",
+                ),
                 Evaluation(
                     department_id=department, version_id=version.id, file_id=file.id, base_report={},
                     adapter_report={},

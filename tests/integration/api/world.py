@@ -27,7 +27,8 @@ from workers.exports import ExportWriter
 OWN, GRANTED, ANOTHERS = "own", "granted", "another's"
 FOREIGN, ELSEWHERE, MISSING, NOWHERE = "foreign", "elsewhere", "missing", "nowhere"
 # Nobody's in particular: all departments see the same.
-SHARED = {"worker_id", "base_model", "path", "query", "export_id"}
+SHARED = {"worker_id", "base_model", "path", "query", "export_id", "policy_version"}
+POLICIES = ("/v1/policies", "/v1/organization/policies")
 PROJECTS = "/v1/organization/projects"
 PROJECT = f"{PROJECTS}/{{project_id}}"
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions"
@@ -77,6 +78,7 @@ class World:
     def arguments(self, route: str, role: Role, relation: str) -> dict[str, Any]:
         """Of a request that is right in itself: how it is answered is then a matter of who asks."""
         job = {"json": {"model": "tiny", "training_file": self.training_file}}
+        policy = {"content": b"format: 1\n", "headers": {"content-type": "application/yaml"}}
         holder = self.people.get(role) if relation == OWN else None
         return {
             "POST /v1/files": {"files": {"file": ("rows.jsonl", rows(2))}, "data": {"purpose": "fine-tune"}},
@@ -87,6 +89,7 @@ class World:
             "PUT /v1/base_models/{base_model}/files/{path}": {
                 "content": self.config, "headers": {"content-type": "application/octet-stream"},
             },
+            **{f"POST {path}{trial}": policy for path in POLICIES for trial in ("", "/test")},
             "GET /v1/organization/costs": {"params": {"start_time": int(time.time())}},
             "POST /v1/organization/users": {"json": {"email": "next@example.org", "name": "Next"}},
             "POST /v1/organization/role_grants": {"json": {"role": "approver", "user_id": self.newcomer}},
@@ -240,7 +243,7 @@ def _budget(department: Department, operator_key: str) -> None:
 
 
 def _of_the_platform(world: World, runtime: Runtime, department: Department, folder: Path) -> dict[str, str]:
-    """A worker, and a base model of which no file has come yet."""
+    """A worker, a base model of which no file has come yet, and the policies: each scope has a version 1."""
     facts = WorkerFacts.model_validate(
         {"name": "w", "host": "h", "device": "cpu", "device_name": None, "ranks": 1, "threads_per_rank": 1,
          "memory_bytes": 1 << 30, "precision": "fp32", "quantisation": "none", "versions": {}},
@@ -254,7 +257,12 @@ def _of_the_platform(world: World, runtime: Runtime, department: Department, fol
         world.manifest = [file.model_dump() for file in manifest.files]
         proposal = {"id": "half", "source": "x", "files": world.manifest}
         operator.post("/base_models", json=proposal).raise_for_status()
-    return {"worker_id": public_id(IdKind.WORKER, worker), "base_model": "half", "path": "config.json"}
+        yaml = {"content-type": "application/yaml"}
+        operator.post("/organization/policies", content=b"format: 1\n", headers=yaml).raise_for_status()
+    with department.http(department.admin) as admin:
+        admin.post("/policies", content=b"format: 1\n", headers=yaml).raise_for_status()
+    worker_id = public_id(IdKind.WORKER, worker)
+    return {"worker_id": worker_id, "base_model": "half", "path": "config.json", "policy_version": "1"}
 
 
 def _export(runtime: Runtime) -> str:
@@ -287,5 +295,5 @@ def _missing() -> dict[str, str]:
     }  # fmt: skip
     made = {name: public_id(kind, uuid4()) for name, kind in kinds.items()}
     model = f"ft:tiny:acme:nobody:{uuid4().hex}"
-    named = {"name": "nobody", "query": "nobody", "base_model": "nobody"}
+    named = {"name": "nobody", "query": "nobody", "base_model": "nobody", "policy_version": "9"}
     return made | named | {"model": model, "fine_tuned_model_checkpoint": model}

@@ -57,7 +57,7 @@ def test_a_check_without_a_service_or_a_key_exits_with_2(tsugiki: Run, monkeypat
 def test_a_document_is_sent_as_it_is(stub: Stub, tsugiki: Run, tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_bytes(b"format: 1 # \xff\r\n")
-    stub.answer("POST /policies/organisation", POLICY | {"scope": "organisation"})
+    stub.answer("POST /organization/policies", POLICY | {"scope": "organisation"})
     put = tsugiki("policy", "put", str(file), "--scope", "organisation")
     assert put.out == "Version 3 of the organisation's policy is in force: sha256:1.\n"
     ((_, headers, body),) = stub.asked
@@ -67,7 +67,7 @@ def test_a_document_is_sent_as_it_is(stub: Stub, tsugiki: Run, tmp_path: Path) -
 def test_a_refused_document_is_told_with_its_lines(stub: Stub, tsugiki: Run, tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_bytes(b"a: 1\n")
-    stub.refuse("POST /policies/department", 400, "Line 1: no.", code="invalid_policy", param="policy:1")
+    stub.refuse("POST /policies", 400, "Line 1: no.", code="invalid_policy", param="policy:1")
     refused = tsugiki("policy", "put", str(file))
     assert (refused.status, refused.err) == (1, "error: Line 1: no. (code invalid_policy, param policy:1)\n")
 
@@ -76,26 +76,26 @@ def test_a_trial_tells_each_version_and_sums_up(stub: Stub, tsugiki: Run, tmp_pa
     file = tmp_path / "policy.yaml"
     file.write_bytes(b"format: 1\n")
     answer = {"object": "policy.test", "passed": 1, "failed": 1, "data": [VERDICT, FAILED]}
-    stub.answer("POST /policies/department/test", answer)
+    stub.answer("POST /policies/test", answer)
     tried = tsugiki("policy", "test", str(file), "--limit", "5")
     assert tried.out.splitlines()[0].startswith("support@7 (candidate) passes")
     assert tried.out.splitlines()[-1] == "1 would pass, 1 would not."
     assert len(tried.out.splitlines()) == 5
-    assert stub.requests() == ["POST /policies/department/test?limit=5"]
+    assert stub.requests() == ["POST /policies/test?limit=5"]
     assert json.loads(tsugiki("policy", "test", str(file), "--json").out) == answer
 
 
 def test_a_document_is_shown_byte_for_byte_and_its_history_and_changes(stub: Stub, tsugiki: Run) -> None:
-    stub.answer("GET /policies/department/current", POLICY)
+    stub.answer("GET /policies/current", POLICY)
     assert tsugiki("policy", "show").out == "format: 1 # käse\n"
-    stub.answer("GET /policies/department", {"object": "list", "data": [POLICY], "has_more": False, "last_id": "x"})
+    stub.answer("GET /policies", {"object": "list", "data": [POLICY], "has_more": False, "last_id": "x"})
     assert tsugiki("policy", "history").out.splitlines()[1].split()[:2] == ["3", "sha256:1"]
     changed = {"path": "training.max_rank", "before": "8", "after": None}
-    stub.answer("GET /policies/department/3/diff", {"changes": [changed], "text": "--- a\n+++ b\n-x: \x1b[2J\n"})
+    stub.answer("GET /policies/3/diff", {"changes": [changed], "text": "--- a\n+++ b\n-x: \x1b[2J\n"})
     told = tsugiki("policy", "diff", "3", "1").out
     assert "training.max_rank" in told
     assert told.splitlines()[-1] == "-x: \ufffd[2J"
-    assert stub.requests()[-1] == "GET /policies/department/3/diff?against=1"
+    assert stub.requests()[-1] == "GET /policies/3/diff?against=1"
 
 
 @pytest.mark.parametrize(
