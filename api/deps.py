@@ -14,14 +14,15 @@ from sqlalchemy.orm import Session
 
 from domain.access import PLATFORM_ROLES, Permission, Principal, require_any
 from domain.ids import IdKind, parse_id
-from domain.keys import INVALID_KEY_MESSAGE
+from domain.keys import INVALID_KEY_MESSAGE, KEY_PREFIX
 from domain.refusals import ControlCharacter, DepartmentNeeded, ForeignDepartment, NotFound, Unauthenticated
+from runtime import sign_in
 from runtime.wiring import Runtime
 from services import authentication, departments
 
 # W3C Trace Context.
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
-_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer tsk_…`.")
+bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer tsk_…`.")
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,14 @@ class Caller:
 
 
 def authenticated(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
     """Resolve the presented key. Every route under /v1 stands behind this."""
     _refuse_nul(request)
     if credentials is None:
         raise Unauthenticated(INVALID_KEY_MESSAGE)
     runtime: Runtime = request.app.state.runtime
-    with runtime.platform() as session:
-        principal = authentication.authenticate(
-            session,
-            credentials.credentials,
-            request_id=request.state.request_id,
-            source_ip=request.client.host if request.client else None,
-        )
+    principal = _resolved(request, runtime, credentials.credentials)
     principal = request.state.principal = _in_circumstances(principal, request)
     if (chosen := _chosen_department(request)) is not None:
         principal = request.state.principal = _acting_in(principal, chosen, param="OpenAI-Project")
@@ -79,10 +74,22 @@ def _in_circumstances(principal: Principal, request: Request) -> Principal:
     trace = _TRACE.fullmatch(request.headers.get("traceparent", ""))
     return replace(
         principal,
-        auth_method="api_key",
+        auth_method="api_key" if principal.key_id else "oidc",
         trace_id=trace[1] if trace else None,
         user_agent_hash=sha256(agent.encode()).hexdigest()[:16] if agent else None,
     )
+
+
+def _resolved(request: Request, runtime: Runtime, presented: str) -> Principal:
+    """Who a key, or a token of the organisation's provider, acts for. Raises Unauthenticated."""
+    request_id, source_ip = request.state.request_id, request.client.host if request.client else None
+    if runtime.tokens is not None and not presented.startswith(KEY_PREFIX):
+        department = _chosen_department(request)
+        return sign_in.principal_of(
+            runtime, runtime.tokens, presented, department=department, request_id=request_id, source_ip=source_ip
+        )
+    with runtime.platform() as session:
+        return authentication.authenticate(session, presented, request_id=request_id, source_ip=source_ip)
 
 
 def _acting_in(principal: Principal, department: UUID, *, param: str | None = None) -> Principal:

@@ -22,6 +22,7 @@ from domain.refusals import (
     Refusal,
     Unauthenticated,
 )
+from runtime.tokens import ProviderUnavailable
 from services.audit import AuditUnavailable
 from services.blobs import BytesErased
 from storage.errors import DigestMismatch, ObjectMissing, StorageUnavailable
@@ -67,6 +68,7 @@ def install(app: FastAPI) -> None:
         HTTPException: _on_http_exception,
         StorageUnavailable: _on_unavailable,
         AuditUnavailable: _on_unavailable,
+        ProviderUnavailable: _on_unavailable,
         BytesErased: _on_unavailable,
         ObjectMissing: _on_damaged,
         DigestMismatch: _on_damaged,

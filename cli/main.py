@@ -23,6 +23,7 @@ from cli import (
     jobs,
     keys,
     lineage,
+    login,
     members,
     policies,
     roles,
@@ -39,6 +40,7 @@ from cli.connection import JsonObject, Refused, Unreachable
 from cli.endpoint import EndpointUnknown
 from cli.gguf import NotConverted
 from cli.jobs import NotMeasured, WatchingEnded
+from cli.login import NotSignedIn
 from cli.output import Column, Output, plain
 from cli.policies import Undecided
 from cli.pull import AdapterDamaged, FolderInUse
@@ -144,6 +146,8 @@ NOUNS = {
 }
 for name, noun in NOUNS.items():
     app.add_typer(noun, name=name, no_args_is_help=True)
+app.command()(login.login)
+app.command()(login.logout)
 app.command()(access.access)
 app.command()(lineage.lineage)
 audit.app.command("query")(audit_questions.query)
@@ -182,6 +186,7 @@ def main() -> None:
         NotConverted,
         NotMeasured,
         NotNamed,
+        NotSignedIn,
         NotVerified,
     ) as fact:
         _fail(str(fact))

@@ -55,6 +55,12 @@ class Session:
         plain = self._connect(self.endpoint)
         return self._connect(self.endpoint, _department_id(plain, named)) if named else plain
 
+    def signed_in(self, token: str) -> Connection:
+        """A connection by a token of the identity provider, in the department of `--department` where one is given."""
+        found = endpoint.find(self._options.base_url, token, self._options.endpoint_file)
+        named, plain = self._options.department, self._connect(found)
+        return self._connect(found, _department_id(plain, named)) if named else plain
+
     @cached_property
     def audit_connection(self) -> Connection:
         """As `connection`, but with the auditor's key where a local service's file holds one."""

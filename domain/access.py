@@ -54,6 +54,7 @@ class Permission(StrEnum):
     """One thing that can be allowed, `noun.verb`."""
 
     PRINCIPAL_READ = "principal.read"
+    SESSION_MANAGE = "session.manage"
     JOB_READ = "job.read"
     JOB_SUBMIT = "job.submit"
     JOB_CANCEL = "job.cancel"
@@ -140,6 +141,8 @@ def _platform(*roles: Role) -> dict[Role, Reach]:
 # A role that is not named may not.
 MATRIX: dict[Permission, dict[Role, Reach]] = {
     Permission.PRINCIPAL_READ: _own(*Role),
+    # People's: a robot has a key.
+    Permission.SESSION_MANAGE: _own(_V, _T, _D, _TA, _G),
     Permission.JOB_READ: _department(_V, _T, _D, _TA, _G, _B) | _metadata(_A, _P) | _own(_W),
     Permission.JOB_SUBMIT: _department(_T),
     Permission.JOB_CANCEL: _own(_T) | _department(_TA, _B) | _platform(_P),

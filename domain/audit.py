@@ -25,6 +25,7 @@ class AuditEvent(StrEnum):
     BREAK_GLASS_REQUESTED = "breakglass.requested"
     BREAK_GLASS_OPENED = "breakglass.opened"
     BREAK_GLASS_CLOSED = "breakglass.closed"
+    IDENTITY_LINKED = "identity.linked"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
     BASE_MODEL_PROPOSED = "base_model.proposed"

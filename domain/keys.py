@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from domain.refusals import Unauthenticated
 
+KEY_PREFIX = "tsk_"
 _ALPHABET = string.ascii_lowercase + string.digits
 _SHAPE = re.compile(r"tsk_([a-z0-9]{8})_([A-Za-z0-9_-]{43})_([0-9a-f]{8})")
 

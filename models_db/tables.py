@@ -10,6 +10,7 @@ from models_db.estimates import AskedEstimate, Inspection
 from models_db.files import File
 from models_db.grants import FileGrant, VersionShare
 from models_db.handouts import Deployment, Download
+from models_db.identities import LinkedIdentity
 from models_db.jobs import Job, JobCheckpoint, JobEvent, Lease
 from models_db.outgoing import OutgoingDelivery, OutgoingEvent, WebhookEndpoint
 from models_db.policies import StoredPolicy
@@ -45,6 +46,7 @@ __all__ = [
     "JobEvent",
     "Lease",
     "LineageEdge",
+    "LinkedIdentity",
     "Membership",
     "OutgoingDelivery",
     "OutgoingEvent",

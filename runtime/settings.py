@@ -13,8 +13,10 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.addresses import parse_networks
+from domain.identities import parse_groups
 from domain.plans import Device, Precision, Quantisation
 from runtime.failpoints import checked_armings
+from runtime.tokens import checked_url
 
 # Where a process finds its settings when they were handed over in an inherited file, not in the environment:
 # a worker's ranks could read their parent's environment.
@@ -24,6 +26,22 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 def _checked_networks(text: str | None) -> str | None:
     parse_networks(text)
+    return text
+
+
+def _checked_issuer(url: str | None) -> str | None:
+    return url if url is None else checked_url(url)
+
+
+def _checked_groups(text: str | None) -> str | None:
+    parse_groups(text)
+    return text
+
+
+def _checked_algorithms(text: str) -> str:
+    # Only such as need a key that is public: whoever knows the key must not be able to sign.
+    if not set(text.split(",")) <= {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"}:
+        raise ValueError("not an algorithm of public keys")
     return text
 
 
@@ -107,6 +125,22 @@ class Settings(BaseSettings):
     key_max_days: Annotated[int, Field(ge=1, le=3650)] = Field(
         default=90, description="How long a key lives at most, and where it is not said."
     )
+    session_hours: Annotated[float, Field(gt=0, le=168)] = Field(
+        default=12, description="How long a signed-in session lasts."
+    )
+    oidc_issuer: Annotated[str | None, AfterValidator(_checked_issuer)] = Field(
+        default=None, description="The OpenID provider that people sign in with; none where they do not."
+    )
+    oidc_client_id: str | None = Field(default=None, description="This service's name at it: its tokens' audience.")
+    oidc_algorithms: Annotated[str, AfterValidator(_checked_algorithms)] = Field(
+        default="RS256", description="With which it signs, separated by commas."
+    )
+    oidc_groups: Annotated[str | None, AfterValidator(_checked_groups)] = Field(
+        default=None, description="What its groups are here: GROUP=DEPARTMENT:ROLE+ROLE, separated by commas."
+    )
+    oidc_trust_email: bool = Field(
+        default=False, description="Find people by an e-mail address that the provider has not verified."
+    )
     grant_max_days: Annotated[int, Field(ge=1, le=3650)] = Field(
         default=90, description="How long a file's content or a version is granted at most, and where it is not said."
     )
@@ -189,6 +223,11 @@ class Settings(BaseSettings):
     def key_max_age(self) -> timedelta:
         """key_max_days as a time."""
         return timedelta(days=self.key_max_days)
+
+    @property
+    def session_age(self) -> timedelta:
+        """session_hours as a time."""
+        return timedelta(hours=self.session_hours)
 
     @property
     def closed_kept(self) -> timedelta:

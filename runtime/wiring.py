@@ -15,6 +15,7 @@ from models_db import sessions
 from runtime import failpoints
 from runtime.queue import celery_app, ring
 from runtime.settings import Settings
+from runtime.tokens import TokenVerifier
 from services.doorbell import take_nudges
 from signing.keys import SigningKey
 from storage.locked import LockedStore
@@ -30,6 +31,8 @@ class Runtime:
     objects: ObjectStore
     locked: LockedStore
     queue: Celery
+    # Of the provider that people sign in with; None where there is none.
+    tokens: TokenVerifier | None = None
 
     @cached_property
     def signing_key(self) -> SigningKey:
@@ -76,7 +79,17 @@ def build(settings: Settings) -> Runtime:
         objects=object_store(settings),
         locked=locked_store(settings),
         queue=celery_app(settings),
+        tokens=token_verifier(settings),
     )
+
+
+def token_verifier(settings: Settings) -> TokenVerifier | None:
+    """The provider of the settings. Raises ValueError where only one of its two names is set."""
+    if settings.oidc_issuer is None and settings.oidc_client_id is None:
+        return None
+    if settings.oidc_issuer is None or settings.oidc_client_id is None:
+        raise ValueError("TSUGIKI_OIDC_ISSUER and TSUGIKI_OIDC_CLIENT_ID go together.")
+    return TokenVerifier(settings.oidc_issuer, settings.oidc_client_id, settings.oidc_algorithms.split(","))
 
 
 def object_store(settings: Settings) -> ObjectStore:

@@ -26,6 +26,9 @@ from domain.refusals import Denied, NotFound, OutOfRange, ScopeExceedsOwner
 from models_db.departments import ApiKey, Membership, ServiceAccount, User
 from services import audit, departments, members
 
+# What keys are called that somebody has signed in for.
+SESSION = "session"
+
 
 @dataclass(frozen=True)
 class IssuedKey:
@@ -181,6 +184,24 @@ def _enter(
         details={"scopes": key.scopes, "expires_at": key.expires_at},
     )
     return IssuedKey(key=key, secret=made.secret, redacted=made.redacted)
+
+
+def begin_session(session: Session, principal: Principal, *, lasts: timedelta) -> IssuedKey:
+    """A key for somebody who has signed in, in the department where they act."""
+    require(principal, Permission.SESSION_MANAGE)
+    if principal.human is None:
+        raise Denied("People sign in.")
+    owner = Owner(user=principal.human, roles=sorted(principal.roles))
+    return issue(session, principal, KeyWish(name=SESSION, max_age=lasts), owner)
+
+
+def end_session(session: Session, principal: Principal) -> None:
+    """End the key that the principal acts with."""
+    require(principal, Permission.SESSION_MANAGE)
+    if principal.key_id is None:
+        raise Denied("A token of the identity provider ends by itself.")
+    _key(session, principal.key_id).revoked_at = session.scalar(select(func.now()))
+    audit.record(session, principal, AuditEvent.KEY_REVOKED, resource=("api_key", principal.key_id))
 
 
 def list_keys(session: Session, principal: Principal) -> Sequence[ApiKey]:

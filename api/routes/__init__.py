@@ -25,6 +25,7 @@ from api.routes import (
     principals,
     role_grants,
     service_accounts,
+    sessions,
     shares,
     signing_keys,
     usage,
@@ -38,6 +39,7 @@ ROUTERS = tuple(
     noun.router
     for noun in (
         principals,
+        sessions,
         models,
         base_models,
         files,

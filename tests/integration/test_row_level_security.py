@@ -71,6 +71,7 @@ DEFINER_FUNCTIONS = {
     "jobs_to_nudge",
     "list_departments",
     "measured_speeds",
+    "memberships_of",
     "operators_needed",
     "organisation_policy",
     "preemptable_jobs",

@@ -100,6 +100,8 @@ RULES: Mapping[tuple[str, Role, str], Answer] = {
         # What is open is not opened again, and its key is for who asked for it.
         (f"{GLASS}/open", {Role.OPERATOR}, (OWN,), (409, "already_decided")),
         (f"{GLASS}/key", {Role.OPERATOR}, (ANOTHERS,), NOT_FOUND),
+        # It begins with a token of the identity provider: test_sign_in.
+        ("POST /v1/sessions", set(Role) - PLATFORM_ROLES, (OWN,), DENIED),
         # It leads to an address where nothing is sent.
         (SAMPLE, {Role.DEPARTMENT_ADMIN, Role.OPERATOR}, ANY, (400, "forbidden_address")),
     )

@@ -98,6 +98,7 @@ class World:
             "POST /v1/files/{file_id}/grants": {"json": {"user_id": self.people.get(Role.TRAINER)}},
             f"POST {PERMISSIONS}": {"json": {"project_ids": [public_id(IdKind.DEPARTMENT, uuid4())]}},
             "POST /v1/deployments": {"json": {"adapter": "ours", "version": 1, "server": "s", "state": "loaded"}},
+            "POST /v1/sessions": {"json": {}},
             "POST /v1/webhook_endpoints": {"json": WEBHOOK},
             "POST /v1/webhook_endpoints/{endpoint_id}": {"json": {"name": "other"}},
             "POST /v1/webhook_endpoints/{endpoint_id}/rotate_secret": {"json": {}},
