@@ -11,3 +11,20 @@ $$;
 REVOKE ALL ON FUNCTION memberships_of(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION memberships_of(uuid) TO tsugiki_app;
 ALTER FUNCTION memberships_of(uuid) OWNER TO tsugiki_definer;
+
+-- Departments that are closed are erased whole: also what came since revision 0014.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOR name IN SELECT relname FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relforcerowsecurity AND relname NOT LIKE 'audit\_%'
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_policies WHERE tablename = name AND policyname = 'across') THEN
+            EXECUTE format('CREATE POLICY across ON %I TO tsugiki_definer USING (true) WITH CHECK (true)', name);
+        END IF;
+        IF name <> 'departments' THEN
+            EXECUTE format('GRANT SELECT, DELETE ON %I TO tsugiki_definer', name);
+        END IF;
+    END LOOP;
+END $$;
