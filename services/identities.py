@@ -47,7 +47,8 @@ def enter(session: Session, identity: Identity) -> UUID | None:
 def link(session: Session, identity: Identity, person: UUID) -> UUID:
     """Remember who the identity is. Two first sign-ins at once are one."""
     values = {"issuer": identity.issuer, "subject": identity.subject, "user_id": person}
-    if session.execute(insert(LinkedIdentity).values(values).on_conflict_do_nothing()).rowcount:
+    linking = insert(LinkedIdentity).values(values).on_conflict_do_nothing().returning(LinkedIdentity.subject)
+    if session.scalars(linking).first() is not None:
         audit.record(session, access.system(None), AuditEvent.IDENTITY_LINKED, resource=("user", person))
     return session.get_one(LinkedIdentity, (identity.issuer, identity.subject)).user_id
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import URL, Connection, Engine, create_engine, func, make_url, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
@@ -329,6 +330,54 @@ def test_a_row_cannot_refer_to_another_departments(
     unlike |= {"job_id": untrained["id"]}
     with pytest.raises(IntegrityError, match="foreign key"), furnished.department(furnished.ours) as session:
         _insert(session, table, row | unlike | {column: foreign[column if column == "user_id" else "id"]})
+
+
+@pytest.mark.parametrize(("table", "column", "referred"), REFERENCES)
+def test_a_reference_does_not_tell_a_foreign_row_from_a_missing_one(
+    furnished: Furnished, table: str, column: str, referred: str
+) -> None:
+    with furnished.admin.connect() as connection:
+        foreign = _row(connection, referred, furnished.theirs)[column if column == "user_id" else "id"]
+        row = _row(connection, table, furnished.ours, having=f"{column} IS NOT NULL")
+        untrained = _row(connection, "jobs", furnished.ours)
+    told = []
+    for referring in (foreign, str(uuid4())):
+        unlike = {"id": str(uuid4()), "prefix": "other", "name": "other", "model_name": "other", "number": 2, "step": 2}
+        unlike |= {"job_id": untrained["id"], column: referring}
+        with pytest.raises(IntegrityError) as refused, furnished.department(furnished.ours) as session:
+            _insert(session, table, row | unlike)
+        assert isinstance(refused.value.orig, psycopg.Error)
+        diagnostic = refused.value.orig.diag
+        detail = (diagnostic.message_detail or "").replace(str(referring), "…")
+        told.append((diagnostic.sqlstate, diagnostic.constraint_name, diagnostic.message_primary, detail))
+    assert told[0] == told[1]
+
+
+# Unique across departments. An id is the server's: nobody asks for one. A department's name is asked for by operators,
+# who see all of them; a key's prefix is drawn at random.
+UNIQUE_ACROSS = {("api_keys", "prefix"), ("departments", "name")}
+
+
+def test_no_unique_key_tells_what_another_department_has(furnished: Furnished) -> None:
+    with furnished.admin.connect() as connection:
+        found = {(row.table_name, row.column_name) for row in connection.execute(_UNIQUE_WITHOUT_DEPARTMENT)}
+    assert found == UNIQUE_ACROSS
+
+
+_UNIQUE_WITHOUT_DEPARTMENT = text("""
+    SELECT c.relname AS table_name, a.attname AS column_name
+    FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indrelid
+    CROSS JOIN LATERAL unnest(i.indkey::int2[]) AS key (number)
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = key.number
+    WHERE i.indisunique AND c.relforcerowsecurity AND NOT c.relispartition
+        -- What callers choose: no id, no time, and no number that is drawn under a row of the department's own.
+        AND a.atttypid NOT IN ('uuid'::regtype, 'bigint'::regtype, 'timestamptz'::regtype)
+        AND NOT EXISTS (
+            SELECT FROM unnest(i.indkey::int2[]) AS other (number)
+            JOIN pg_attribute o ON o.attrelid = c.oid AND o.attnum = other.number
+            WHERE o.attname IN ('department_id', 'job_id', 'adapter_id', 'id'))
+""")
 
 
 def test_every_kind_of_reference_is_tried() -> None:
