@@ -1,6 +1,6 @@
 """Sign-in: who people are at an identity provider, and where they have roles.
 
-Revision: 0018, after 0017.
+Revision: 0019, after 0018.
 """
 
 from pathlib import Path
@@ -8,8 +8,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0018"
-down_revision = "0017"
+revision = "0019"
+down_revision = "0018"
 branch_labels = None
 depends_on = None
 

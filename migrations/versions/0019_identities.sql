@@ -1,4 +1,4 @@
--- Who may reach the rows of revision 0018.
+-- Who may reach the rows of revision 0019.
 
 GRANT SELECT, INSERT ON identities TO tsugiki_app;
 
