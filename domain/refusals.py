@@ -290,20 +290,73 @@ class DepartmentClosed(Conflict):
     code = "department_closed"
 
 
+class UnknownEvaluation(Invalid):
+    code = "unknown_evaluation"
+
+
+class ReservedAlias(Invalid):
+    code = "reserved_alias"
+
+
+class PreconditionRequired(Invalid):
+    """The caller does not say what they believe to be there."""
+
+    code = "precondition_required"
+    status = 428
+
+
+class NameTaken(Conflict):
+    code = "name_taken"
+
+
+class StaleVersion(Conflict):
+    """Somebody else was first: what the caller believed to be there is there no more."""
+
+    code = "stale_version"
+
+
 class VersionNotApproved(Conflict):
+    """The version is not one that the alias may stand for."""
+
     code = "version_not_approved"
+
+
+class VersionWithdrawn(Conflict):
+    """The version is handed to nobody any more."""
+
+    code = "version_withdrawn"
+
+
+class VersionInUse(Conflict):
+    code = "in_use"
+
+
+class NoEarlierVersion(Conflict):
+    """The alias has stood for no other version that may be served now."""
+
+    code = "no_earlier_version"
+
+
+class ApprovalPending(Conflict):
+    code = "approval_pending"
 
 
 class AlreadyDecided(Conflict):
     code = "already_decided"
 
 
+class ApprovalExpired(Conflict):
+    code = "approval_expired"
+
+
+class DigestChanged(Conflict):
+    """The caller decides on other bytes than those that the request is about."""
+
+    code = "digest_changed"
+
+
 class ExportNotWritten(Conflict):
     code = "export_not_written"
-
-
-class NameTaken(Conflict):
-    code = "name_taken"
 
 
 class AlreadyFinished(Conflict):
