@@ -121,7 +121,7 @@ _REQUESTS = "SELECT metadata->>'request' AS request FROM jobs WHERE metadata ? '
 _OBJECTS = """
     SELECT 'version ' || v.id AS row, 'departments/' || v.department_id || '/blobs/' || substr(f->>'digest', 8) AS key,
         f->>'digest' AS digest
-    FROM adapter_versions v, jsonb_array_elements(v.manifest->'files') f
+    FROM adapter_versions v, jsonb_array_elements(v.manifest->'files') f WHERE v.deleted_at IS NULL
     UNION SELECT 'file ' || id, 'departments/' || department_id || '/blobs/' || substr(digest, 8), digest
     FROM files WHERE deleted_at IS NULL
     UNION SELECT kind || ' of ' || version_id, 'departments/' || department_id || '/blobs/' || substr(digest, 8), digest
@@ -133,7 +133,8 @@ _OBJECTS = """
 """
 _ADAPTERS = """
     SELECT v.job_id::text AS job, 'departments/' || v.department_id || '/blobs/' || substr(f->>'digest', 8) AS key
-    FROM adapter_versions v, jsonb_array_elements(v.manifest->'files') f WHERE f->>'path' = :path
+    FROM adapter_versions v, jsonb_array_elements(v.manifest->'files') f
+    WHERE f->>'path' = :path AND v.deleted_at IS NULL
 """
 _UNFINISHED = "SELECT count(*) AS unfinished FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled')"
 _LEASEHOLDERS = "SELECT worker FROM leases WHERE ended_at IS NULL AND expires_at > clock_timestamp()"

@@ -62,6 +62,7 @@ class Permission(StrEnum):
     FILE_READ_CONTENT = "file.read_content"
     FILE_GRANT = "file.grant"
     FILE_UPLOAD = "file.upload"
+    FILE_CLASSIFY = "file.classify"
     FILE_DELETE = "file.delete"
     BASE_MODEL_READ = "base_model.read"
     BASE_MODEL_REGISTER = "base_model.register"
@@ -74,6 +75,18 @@ class Permission(StrEnum):
     SHARE_REQUEST = "share.request"
     SHARE_APPROVE = "share.approve"
     SHARE_END = "share.end"
+    ADAPTER_DESCRIBE = "adapter.describe"
+    ADAPTER_REVOKE = "adapter.revoke"
+    ADAPTER_RETIRE = "adapter.retire"
+    ADAPTER_DELETE = "adapter.delete"
+    ALIAS_MOVE = "alias.move"
+    ALIAS_MOVE_PROTECTED = "alias.move_protected"
+    ALIAS_ROLL_BACK_PROTECTED = "alias.roll_back_protected"
+    APPROVAL_READ = "approval.read"
+    APPROVAL_REQUEST = "approval.request"
+    APPROVAL_WITHDRAW = "approval.withdraw"
+    APPROVAL_COMMENT = "approval.comment"
+    APPROVAL_DECIDE = "approval.decide"
     LINEAGE_READ = "lineage.read"
     DEPLOYMENT_REPORT = "deployment.report"
     POLICY_READ = "policy.read"
@@ -83,6 +96,7 @@ class Permission(StrEnum):
     DEPARTMENT_CLOSE = "department.close"
     DEPARTMENT_LIST = "department.list"
     DEPARTMENT_READ = "department.read"
+    DEPARTMENT_CHANGE = "department.change"
     QUOTA_READ = "quota.read"
     QUOTA_SET = "quota.set"
     USAGE_READ = "usage.read"
@@ -150,6 +164,7 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     Permission.FILE_READ_CONTENT: _department(_D, _B) | _granted(_T) | _own(_W),
     Permission.FILE_GRANT: _department(_D),
     Permission.FILE_UPLOAD: _department(_T, _D),
+    Permission.FILE_CLASSIFY: _department(_D),
     Permission.FILE_DELETE: _department(_D),
     Permission.BASE_MODEL_READ: _platform(*Role),
     Permission.BASE_MODEL_REGISTER: _platform(_P),
@@ -163,6 +178,20 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     Permission.SHARE_APPROVE: _department(_G),
     # Stopping takes one.
     Permission.SHARE_END: _department(_TA, _G, _B),
+    Permission.ADAPTER_DESCRIBE: _department(_T, _TA),
+    # Stopping takes one person, and whoever has seen what is wrong may be the one.
+    Permission.ADAPTER_REVOKE: _own(_T) | _department(_TA, _G, _B) | _platform(_P),
+    Permission.ADAPTER_RETIRE: _own(_T) | _department(_TA),
+    # Of a trainer's own what is still a candidate.
+    Permission.ADAPTER_DELETE: _own(_T) | _department(_TA),
+    Permission.ALIAS_MOVE: _department(_T, _TA),
+    Permission.ALIAS_MOVE_PROTECTED: _department(_TA),
+    Permission.ALIAS_ROLL_BACK_PROTECTED: _department(_TA, _B),
+    Permission.APPROVAL_READ: _department(_V, _T, _D, _TA, _G, _B) | _metadata(_A),
+    Permission.APPROVAL_REQUEST: _department(_T, _TA),
+    Permission.APPROVAL_WITHDRAW: _own(_T) | _department(_TA),
+    Permission.APPROVAL_COMMENT: _department(_T, _TA, _G),
+    Permission.APPROVAL_DECIDE: _department(_G),
     Permission.LINEAGE_READ: _department(_V, _T, _D, _TA, _G, _B) | _metadata(_A),
     Permission.DEPLOYMENT_REPORT: _department(_TA, _I),
     Permission.POLICY_READ: _department(_V, _T, _D, _TA, _G, _B) | _platform(_P, _A),
@@ -171,6 +200,7 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     Permission.DEPARTMENT_CREATE: _platform(_P),
     Permission.DEPARTMENT_CLOSE: _platform(_P),
     Permission.DEPARTMENT_LIST: _platform(_P, _A),
+    Permission.DEPARTMENT_CHANGE: _department(_TA),
     Permission.DEPARTMENT_READ: _department(_V, _T, _D, _TA, _G, _I, _W, _B) | _platform(_P, _A),
     Permission.QUOTA_READ: _department(_TA, _B) | _platform(_P, _A),
     Permission.QUOTA_SET: _department(_B) | _platform(_P),

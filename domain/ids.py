@@ -22,6 +22,8 @@ class IdKind(StrEnum):
     ADAPTER = "adapter-"
     ADAPTER_VERSION = "adapterver-"
     EVALUATION = "eval-"
+    APPROVAL = "approval-"
+    ALIAS_MOVE = "aliasmove-"
     BASE_MODEL = "base-"
     POLICY = "policy-"
     FILE_GRANT = "filegrant-"

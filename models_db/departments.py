@@ -16,7 +16,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from domain.data_classes import DataClass
 from models_db.base import CreatedAt, Table, UuidKey
+
+_CLASSES = ", ".join(f"'{data_class}'" for data_class in DataClass)
 
 
 class Department(Table):
@@ -31,6 +34,7 @@ class Department(Table):
             name="limits",
         ),
         CheckConstraint("erased_at IS NULL OR closed_at IS NOT NULL", name="erased"),
+        CheckConstraint(f"default_data_class IN ({_CLASSES})", name="default_data_class"),
     )
 
     id: Mapped[UuidKey]
@@ -54,6 +58,8 @@ class Department(Table):
     # Since when nobody acts in it, and its rows and objects are gone.
     closed_at: Mapped[datetime | None]
     erased_at: Mapped[datetime | None]
+    # Of its files, where an upload says nothing.
+    default_data_class: Mapped[str] = mapped_column(server_default=DataClass.INTERNAL)
 
 
 class User(Table):

@@ -87,6 +87,8 @@ class Job(Table):
     submitted_by: Mapped[UUID]
     submitted_by_type: Mapped[str]
     submitted_key: Mapped[UUID | None]
+    # The person behind the submit at that time: whose version it will be, whoever answers for the account later.
+    submitter_id: Mapped[UUID | None]
     created_at: Mapped[CreatedAt]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -1,6 +1,7 @@
 """All tables, by import: what the migrations compare the database with."""
 
-from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
+from models_db.adapters import Adapter, AdapterVersion, Alias, AliasMove, Evaluation, LineageEdge
+from models_db.approvals import ApprovalComment, ApprovalDecision, ApprovalRequest
 from models_db.attestations import SigningKeyRecord, VersionAttestation
 from models_db.audit import AuditArchive, AuditCheckpoint, AuditExport, AuditRecord, AuditSeal
 from models_db.base import Table
@@ -23,7 +24,11 @@ __all__ = [
     "Adapter",
     "AdapterVersion",
     "Alias",
+    "AliasMove",
     "ApiKey",
+    "ApprovalComment",
+    "ApprovalDecision",
+    "ApprovalRequest",
     "AskedEstimate",
     "AuditArchive",
     "AuditCheckpoint",
@@ -67,9 +72,10 @@ __all__ = [
 
 # Whose rows belong to one department each; row-level security is forced on all of them.
 DEPARTMENT_TABLES = (
-    "adapter_versions", "adapters", "aliases", "api_keys", "audit_events", "break_glass", "departments", "deployments",
-    "downloads", "erasures", "estimates", "evaluations", "file_grants", "files", "inspections", "job_checkpoints",
-    "job_events", "jobs", "leases", "lineage_edges", "memberships", "outgoing_deliveries", "outgoing_events",
-    "policies", "role_grants", "service_accounts", "storage_samples", "storage_sweeps", "usage_records",
-    "version_attestations", "version_shares", "webhook_endpoints",
+    "adapter_versions", "adapters", "alias_moves", "aliases", "api_keys", "approval_comments", "approval_decisions",
+    "approval_requests", "audit_events", "break_glass", "departments", "deployments", "downloads", "erasures",
+    "estimates", "evaluations", "file_grants", "files", "inspections", "job_checkpoints", "job_events", "jobs",
+    "leases", "lineage_edges", "memberships", "outgoing_deliveries", "outgoing_events", "policies", "role_grants",
+    "service_accounts", "storage_samples", "storage_sweeps", "usage_records", "version_attestations", "version_shares",
+    "webhook_endpoints",
 )  # fmt: skip

@@ -210,9 +210,20 @@ class Settings(BaseSettings):
     )
     openlineage_url: str | None = Field(default=None, description="Where each job's OpenLineage events are sent.")
     openlineage_api_key: SecretStr | None = Field(default=None, description="Bearer token of that endpoint.")
+    protected_aliases: Annotated[str, Field(pattern=r"^[A-Za-z0-9._,-]*$")] = Field(
+        default="production", description="Aliases, by commas, that stand for approved versions only."
+    )
+    approval_ttl_days: Annotated[float, Field(gt=0, le=365)] = Field(
+        default=14, description="How long a request for approval waits for decisions."
+    )
     failpoints: Annotated[str | None, AfterValidator(checked_armings)] = Field(
         default=None, description="Points at which this process fails on purpose; for tests of faults only."
     )
+
+    @property
+    def protected(self) -> frozenset[str]:
+        """protected_aliases as names."""
+        return frozenset(filter(None, self.protected_aliases.split(",")))
 
     @property
     def checkpoint_ttl(self) -> timedelta:

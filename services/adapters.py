@@ -1,32 +1,38 @@
-"""The registry: adapter versions, registered once with their lineage, then only read."""
+"""The registry: adapter versions, registered once with their lineage, and how they are found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from domain import access
 from domain.access import Permission, Principal, require
-from domain.adapters import LATEST, VersionState, model_name
-from domain.audit import AuditEvent, Outcome
-from domain.digests import Digest, Manifest
+from domain.adapters import VersionState, model_name
+from domain.audit import AuditEvent
+from domain.data_classes import DataClass, strictest
+from domain.digests import Manifest
 from domain.failpoints import FailPoint, failpoint
 from domain.jobs import JobState
 from domain.outgoing import OutgoingKind
 from domain.plans import EvaluationReport, RunReport
-from domain.refusals import ArtifactMissing, Denied, NotFound
+from domain.refusals import NotFound
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
 from models_db.base_models import BaseModel
-from models_db.jobs import Job
-from services import attestations, audit, blobs, downloads, estimates, leases, outbox
+from models_db.files import File
+from models_db.jobs import Job, Lease
+from services import aliases, attestations, audit, blobs, estimates, leases, outbox
 from services.attestations import Attested
 from services.claims import Claim
+from services.code_version import code_version
 from services.cursors import known_cursor
 from services.jobs import close, tell
+
+# Of a deleted version only its row is left.
+_THERE = AdapterVersion.deleted_at.is_(None)
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,8 @@ def register(
         return None
     digests = attested.digests | {file.digest for file in manifest.files}
     blobs.confirm(session, job.department_id, digests, stored_since=stored_since)
-    version = _next_version(session, job, organisation=organisation, manifest=manifest, report=report)
+    version = _next_version(session, job, held=held, organisation=organisation, manifest=manifest, report=report)
     attestations.enter(session, version, attested)
-    move_latest(session, version)
     _draw_lineage(session, job, version)
     if evaluation is not None and job.evaluation_file_id is not None:
         session.add(
@@ -98,11 +103,11 @@ def take_number(session: Session, department: UUID, name: str) -> tuple[Adapter,
 
 
 def _next_version(
-    session: Session, job: Job, *, organisation: str, manifest: Manifest, report: RunReport
+    session: Session, job: Job, *, held: Claim, organisation: str, manifest: Manifest, report: RunReport
 ) -> AdapterVersion:
     adapter, number = take_number(session, job.department_id, job.adapter_name)
     failpoint(FailPoint.FINISH_NUMBERED)
-    base_model = session.get_one(BaseModel, job.base_model_id)
+    base_model, lease = session.get_one(BaseModel, job.base_model_id), session.get_one(Lease, held.lease)
     version = AdapterVersion(
         department_id=job.department_id,
         adapter_id=adapter.id,
@@ -115,6 +120,11 @@ def _next_version(
         manifest=manifest.model_dump(mode="json"),
         report=report.model_dump(mode="json"),
         created_by=job.submitted_by,
+        submitter_id=job.submitter_id,
+        data_class=_data_class(session, job),
+        worker=lease.worker,
+        worker_id=lease.worker_id,
+        code_version=code_version(),
     )
     session.add(version)
     session.flush()
@@ -122,16 +132,13 @@ def _next_version(
     return version
 
 
-def move_latest(session: Session, version: AdapterVersion) -> None:
-    """Have `latest` stand for a version that was just entered."""
-    values = {
-        "department_id": version.department_id,
-        "adapter_id": version.adapter_id,
-        "name": LATEST,
-        "version_id": version.id,
-    }
-    moved = {"version_id": version.id, "moved_at": func.now()}
-    session.execute(insert(Alias).values(values).on_conflict_do_update(constraint="pk_aliases", set_=moved))
+def _data_class(session: Session, job: Job) -> DataClass:
+    """That of the rows it learned from, itself or through its parent; held-out rows teach it nothing."""
+    learned_from = [file for file in (job.training_file_id, job.validation_file_id) if file]
+    classes = [*session.scalars(select(File.data_class).where(File.id.in_(learned_from)))]
+    if job.parent_version_id is not None:
+        classes.append(session.get_one(AdapterVersion, job.parent_version_id).data_class)
+    return strictest(map(DataClass, classes))
 
 
 def _draw_lineage(session: Session, job: Job, version: AdapterVersion) -> None:
@@ -163,11 +170,9 @@ def _record(session: Session, job: Job, version: AdapterVersion, attested: Attes
     refs = [job.id, version.adapter_id, job.training_file_id, job.base_model_id]
     details = {"number": version.number, "digest": version.digest, "epoch": job.epoch} | attested.told()
     audit.record(session, actor, AuditEvent.VERSION_REGISTERED, resource=subject, refs=refs, details=details)
-    alias = {"alias": LATEST, "number": version.number}
-    audit.record(session, actor, AuditEvent.ALIAS_MOVED, resource=subject, refs=[version.adapter_id], details=alias)
+    aliases.follow_newest(session, version)
     audit.record(session, actor, AuditEvent.JOB_SUCCEEDED, resource=("job", job.id), refs=[version.id])
     outbox.announce_version(session, OutgoingKind.VERSION_REGISTERED, version)
-    outbox.announce_alias(session, LATEST, version, adapter=session.get_one(Adapter, version.adapter_id))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -209,7 +214,7 @@ def list_versions(
 ) -> tuple[Sequence[AdapterVersion], bool]:
     """A page of an adapter's versions, newest first, and whether there are more."""
     adapter = get(session, principal, name)
-    statement = select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id)
+    statement = select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id, _THERE)
     if after is not None:
         statement = statement.where(AdapterVersion.id < known_cursor(session, AdapterVersion, after))
     found = session.scalars(statement.order_by(AdapterVersion.number.desc()).limit(limit + 1)).all()
@@ -219,7 +224,7 @@ def list_versions(
 def get_version(session: Session, principal: Principal, name: str, reference: str) -> AdapterVersion:
     """One version by number or alias. Raises NotFound."""
     adapter = get(session, principal, name)
-    statement = select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id)
+    statement = select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id, _THERE)
     if reference.isascii() and reference.isdigit() and len(reference) < 10:  # noqa: PLR2004 - fits a 4-byte integer
         statement = statement.where(AdapterVersion.number == int(reference))
     else:
@@ -235,13 +240,13 @@ def get_version(session: Session, principal: Principal, name: str, reference: st
 def find_model(session: Session, principal: Principal, name: str) -> AdapterVersion | None:
     """The version behind a client's `ft:…` model name, if the department has it."""
     require(principal, Permission.ADAPTER_READ)
-    return session.scalars(select(AdapterVersion).where(AdapterVersion.model_name == name)).one_or_none()
+    return session.scalars(select(AdapterVersion).where(AdapterVersion.model_name == name, _THERE)).one_or_none()
 
 
 def list_models(session: Session, principal: Principal) -> Sequence[AdapterVersion]:
     """Every version of the department, newest first."""
     require(principal, Permission.ADAPTER_READ)
-    return session.scalars(select(AdapterVersion).order_by(AdapterVersion.id.desc())).all()
+    return session.scalars(select(AdapterVersion).where(_THERE).order_by(AdapterVersion.id.desc())).all()
 
 
 def versions_of_jobs(session: Session, jobs: Sequence[UUID]) -> dict[UUID, AdapterVersion]:
@@ -255,64 +260,3 @@ def evaluations_of(session: Session, version: UUID) -> Sequence[Evaluation]:
     return session.scalars(
         select(Evaluation).where(Evaluation.version_id == version).order_by(Evaluation.id.desc())
     ).all()
-
-
-def open_download(session: Session, principal: Principal, name: str, reference: str) -> tuple[Adapter, AdapterVersion]:
-    """May this principal have the files? Recorded before the first byte is sent.
-
-    An inference account gets approved versions only. A revoked or rejected one is handed to nobody.
-    """
-    adapter, version = get(session, principal, name), get_version(session, principal, name, reference)
-    if not principal.may(Permission.ADAPTER_DOWNLOAD):
-        require(principal, Permission.ADAPTER_DOWNLOAD_APPROVED)
-        if version.state != VersionState.APPROVED:
-            raise Denied("This version is not approved.")
-    if version.state in {VersionState.REVOKED, VersionState.REJECTED}:
-        raise Denied(f"This version is {version.state}.")
-    downloads.remember(session, principal, version)
-    _record_download(session, principal, version, AuditEvent.VERSION_DOWNLOADED)
-    return adapter, version
-
-
-def close_download(session: Session, principal: Principal, version: AdapterVersion, sent_bytes: int) -> None:
-    """The last byte was sent, and every digest was right: a version that was damaged is whole again."""
-    _record_download(session, principal, version, AuditEvent.VERSION_DOWNLOAD_COMPLETED, sent_bytes=sent_bytes)
-    if _mark_damaged(session, version, since=None):
-        _record_download(session, principal, version, AuditEvent.VERSION_MENDED)
-
-
-def report_damage(session: Session, principal: Principal, version: AdapterVersion, digest: Digest) -> None:
-    """A file of the version is missing from storage, or its bytes are not those of the digest. Recorded once."""
-    require(principal, Permission.ADAPTER_READ)
-    if not _mark_damaged(session, version, since=func.now()):
-        return
-    audit.record(
-        session,
-        principal,
-        AuditEvent.VERSION_DAMAGED,
-        resource=("adapter_version", version.id),
-        refs=[version.adapter_id],
-        outcome=Outcome.FAILURE,
-        reason=ArtifactMissing.code,
-        details={"digest": version.digest, "file_digest": digest},
-    )
-
-
-def _mark_damaged(session: Session, version: AdapterVersion, *, since: ColumnElement[datetime] | None) -> bool:
-    """Set or remove the mark; whether that changed anything."""
-    marked = AdapterVersion.damaged_at.is_not(None) if since is None else AdapterVersion.damaged_at.is_(None)
-    changed = update(AdapterVersion).where(AdapterVersion.id == version.id, marked).values(damaged_at=since)
-    return session.execute(changed.returning(AdapterVersion.id)).first() is not None
-
-
-def _record_download(
-    session: Session, principal: Principal, version: AdapterVersion, event: AuditEvent, **details: int
-) -> None:
-    audit.record(
-        session,
-        principal,
-        event,
-        resource=("adapter_version", version.id),
-        refs=[version.adapter_id],
-        details={"digest": version.digest, **details},
-    )

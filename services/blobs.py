@@ -38,7 +38,7 @@ _NAMED = text("""
     SELECT digest FROM files WHERE digest = ANY(:digests) AND deleted_at IS NULL
     UNION
     SELECT file ->> 'digest' FROM adapter_versions, jsonb_array_elements(manifest -> 'files') AS file
-    WHERE file ->> 'digest' = ANY(:digests)
+    WHERE file ->> 'digest' = ANY(:digests) AND deleted_at IS NULL
     UNION
     SELECT digest FROM version_attestations WHERE digest = ANY(:digests)
 """)

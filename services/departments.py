@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from domain.access import Permission, Principal, require
 from domain.adapters import check_name
 from domain.audit import AuditEvent
-from domain.refusals import DepartmentClosed, NameTaken, NotFound
+from domain.data_classes import ORDINARY, DataClass
+from domain.refusals import DepartmentClosed, Invalid, NameTaken, NotFound
 from models_db.departments import Department
 from models_db.sessions import enter_department
 from services import audit
@@ -50,6 +51,27 @@ def get(session: Session, principal: Principal, department: UUID) -> Department:
     found = session.get(Department, department)
     if found is None:
         raise NotFound("No such project.")
+    return found
+
+
+def set_default_data_class(session: Session, principal: Principal, data_class: DataClass) -> Department:
+    """What the department's files are handled as where an upload says nothing. Earlier ones stay as they are.
+
+    The installation's own default is the least: a department is stricter, or equal.
+    """
+    require(principal, Permission.DEPARTMENT_CHANGE)
+    if data_class.strictness < ORDINARY.strictness:
+        raise Invalid(f"The default is `{ORDINARY}` or stricter.", param="default_data_class")
+    found = session.scalars(select(Department).with_for_update()).one()
+    before, found.default_data_class = found.default_data_class, data_class
+    session.flush()
+    audit.record(
+        session,
+        principal,
+        AuditEvent.DEPARTMENT_CHANGED,
+        resource=("department", found.id),
+        details={"before": {"default_data_class": before}, "after": {"default_data_class": data_class}},
+    )
     return found
 
 

@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 
 from domain.access import Permission, Principal, Reach, require
 from domain.audit import AuditEvent
+from domain.data_classes import DataClass
 from domain.digests import Digest
 from domain.jobs import TERMINAL
 from domain.refusals import Denied, FileInUse, NotFound
 from domain.rows import RowsReport
+from models_db.departments import Department
 from models_db.files import File
 from models_db.grants import FileGrant
 from models_db.jobs import Job
@@ -31,13 +33,16 @@ def register(
     size_bytes: int,
     rows: RowsReport | None,
     stored_since: datetime,
+    data_class: DataClass | None = None,
 ) -> File:
     """Enter an uploaded file. Its bytes are in storage already: a row without its object would be a lie.
 
-    stored_since is the time before they were put. Raises QuotaSpent, and BytesErased: they have to be put again.
+    stored_since is the time before they were put. data_class is the department's default where none is given. Raises
+    QuotaSpent, Denied for a class that the caller may not give, and BytesErased: they have to be put again.
     """
     require(principal, Permission.FILE_UPLOAD)
     check_storage(session, digest, size_bytes)
+    chosen = _data_class(session, principal, data_class)
     blobs.confirm(session, principal.department, [digest], stored_since=stored_since)
     file = File(
         department_id=principal.department,
@@ -47,6 +52,7 @@ def register(
         digest=digest,
         rows=rows.rows if rows else None,
         duplicate_rows=rows.duplicate_rows if rows else None,
+        data_class=chosen,
         created_by=principal.id,
     )
     session.add(file)
@@ -56,14 +62,25 @@ def register(
         principal,
         AuditEvent.FILE_CREATED,
         resource=("file", file.id),
-        details={"digest": digest, "bytes": size_bytes, "rows": file.rows},
+        details={"digest": digest, "bytes": size_bytes, "rows": file.rows, "data_class": file.data_class},
     )
     return file
 
 
-def check_room(session: Session, principal: Principal, digest: Digest, size_bytes: int) -> None:
-    """Raise QuotaSpent where `register` would: before the bytes are stored, and not after."""
+def _data_class(session: Session, principal: Principal, given: DataClass | None) -> DataClass:
+    """What the file is to be handled as. Only a data steward calls rows less confidential than the department does."""
+    default = DataClass(session.scalars(select(Department.default_data_class)).one())
+    if given is not None and given.strictness < default.strictness:
+        require(principal, Permission.FILE_CLASSIFY)
+    return given or default
+
+
+def check_room(
+    session: Session, principal: Principal, digest: Digest, size_bytes: int, *, data_class: DataClass | None = None
+) -> None:
+    """Raise QuotaSpent and Denied where `register` would: before the bytes are stored, and not after."""
     require(principal, Permission.FILE_UPLOAD)
+    _data_class(session, principal, data_class)
     check_storage(session, digest, size_bytes)
 
 

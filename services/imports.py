@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from domain.access import Permission, Principal, require
-from domain.adapters import LATEST, VersionState, check_name, model_name
+from domain.adapters import VersionState, check_name, model_name
 from domain.audit import AuditEvent, Outcome
 from domain.digests import Manifest
 from domain.peft_folders import ImportedConfig
@@ -15,7 +15,8 @@ from domain.refusals import BaseModelMismatch, Refusal
 from domain.runs import LoraMethod
 from models_db.adapters import AdapterVersion, LineageEdge
 from models_db.base_models import BaseModel
-from services import adapters, attestations, audit, base_models, blobs, limits
+from models_db.departments import Department
+from services import adapters, aliases, attestations, audit, base_models, blobs, limits
 from services.attestations import Attested
 
 
@@ -66,7 +67,6 @@ def register(
     version = _next_version(session, principal, name, session.get_one(BaseModel, base_model),
                             method=method, organisation=organisation, manifest=manifest)  # fmt: skip
     attestations.enter(session, version, attested)
-    adapters.move_latest(session, version)
     session.add(
         LineageEdge(
             department_id=version.department_id,
@@ -110,6 +110,9 @@ def _next_version(
         imported_method=method.model_dump(mode="json"),
         created_by=principal.id,
         created_by_type=principal.type,
+        submitter_id=principal.human,
+        # Nobody here knows the rows that it learned from.
+        data_class=session.get_one(Department, principal.department).default_data_class,
     )
     session.add(version)
     session.flush()
@@ -120,8 +123,7 @@ def _record(session: Session, principal: Principal, version: AdapterVersion, att
     subject, refs = ("adapter_version", version.id), [version.adapter_id, version.base_model_id]
     details = {"number": version.number, "digest": version.digest} | attested.told()
     audit.record(session, principal, AuditEvent.VERSION_IMPORTED, resource=subject, refs=refs, details=details)
-    alias = {"alias": LATEST, "number": version.number}
-    audit.record(session, principal, AuditEvent.ALIAS_MOVED, resource=subject, refs=[version.adapter_id], details=alias)
+    aliases.follow_newest(session, version)
 
 
 def refuse(session: Session, principal: Principal, refusal: Refusal) -> None:

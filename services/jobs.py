@@ -208,6 +208,7 @@ def _job_of(principal: Principal, request: JobRequest, named: _Named, *, seed: i
         submitted_by=principal.id,
         submitted_by_type=principal.type,
         submitted_key=principal.key_id,
+        submitter_id=principal.human,
     )
 
 

@@ -87,7 +87,8 @@ _STORED = text("""
             SELECT DISTINCT digest, bytes FROM files WHERE deleted_at IS NULL) AS f) AS file_bytes,
         (SELECT coalesce(sum(bytes), 0) FROM (
             SELECT DISTINCT f ->> 'digest', (f ->> 'bytes')::bigint AS bytes
-            FROM adapter_versions v, jsonb_array_elements(v.manifest -> 'files') f) AS v) AS version_bytes,
+            FROM adapter_versions v, jsonb_array_elements(v.manifest -> 'files') f
+            WHERE v.deleted_at IS NULL) AS v) AS version_bytes,
         (SELECT coalesce(sum((f ->> 'bytes')::bigint), 0)
             FROM job_checkpoints c, jsonb_array_elements(c.manifest -> 'files') f
             WHERE c.erased_at IS NULL) AS checkpoint_bytes

@@ -59,13 +59,18 @@ class EvaluationObject(Shape):
 
 
 class AdapterVersionObject(Identified):
-    """Version N of an adapter: immutable but for its state."""
+    """Version N of an adapter: immutable but for its state, its labels and its description."""
 
     id: str = Field(description="`adapterver-…`.")
     object: Literal["adapter_version"] = Field(default="adapter_version", description="Always `adapter_version`.")
     adapter: str = Field(description="The adapter's name.")
     number: int = Field(description="1 for the first, without gaps.")
     state: str = Field(description="`candidate`, `approved`, `rejected`, `retired` or `revoked`.")
+    state_reason: str | None = Field(description="Why it is retired or revoked; null in any other state.")
+    state_changed_at: int | None = Field(description="Since when, in seconds since 1970; null for a candidate.")
+    data_class: str = Field(description="That of the most confidential file that it learned from.")
+    labels: dict[str, str] = Field(description="What its department wrote beside it.")
+    description: str = Field(description="The same in words.")
     model: str = Field(description="What the client calls it: `ft:…`.")
     base_model: str = Field(description="The base model it belongs on.")
     damaged_at: int | None = Field(
@@ -94,6 +99,11 @@ class AdapterVersionObject(Identified):
             adapter=adapter,
             number=version.number,
             state=version.state,
+            state_reason=version.state_reason,
+            state_changed_at=seconds_or_none(version.state_changed_at),
+            data_class=version.data_class,
+            labels=version.labels,
+            description=version.description,
             model=version.model_name,
             base_model=base_model,
             damaged_at=seconds_or_none(version.damaged_at),

@@ -3,6 +3,7 @@ from typing import Literal
 from pydantic import Field, StrictStr
 
 from api.objects.shape import Body, Identified, seconds, seconds_or_none
+from domain.data_classes import DataClass
 from domain.ids import IdKind, public_id
 from models_db.departments import Department
 
@@ -11,6 +12,14 @@ class ProjectRequest(Body):
     """A department to create."""
 
     name: StrictStr = Field(description="1 to 64 letters, digits, `.`, `_` or `-`.")
+
+
+class ProjectChange(Body):
+    """What to change of a department."""
+
+    default_data_class: DataClass = Field(
+        description="Of files whose upload says nothing: `internal`, `confidential` or `restricted`."
+    )
 
 
 class ProjectObject(Identified):
@@ -25,6 +34,8 @@ class ProjectObject(Identified):
     status: Literal["active", "archived"] = Field(description="`archived` once it is closed.")
     archived_at: int | None = Field(description="When it was closed; null before.")
 
+    default_data_class: str = Field(description="How confidential files are whose upload says nothing. Ours.")
+
     @classmethod
     def of(cls, department: Department) -> "ProjectObject":
         """From its row."""
@@ -34,4 +45,5 @@ class ProjectObject(Identified):
             created_at=seconds(department.created_at),
             status="active" if department.closed_at is None else "archived",
             archived_at=seconds_or_none(department.closed_at),
+            default_data_class=department.default_data_class,
         )

@@ -23,6 +23,7 @@ class FileObject(Identified):
     expires_at: int | None = Field(default=None, description="Always null: files stay until they are deleted.")
     rows: int | None = Field(description="Conversations in it. Ours.")
     duplicate_rows: int | None = Field(description="Rows that repeat an earlier one byte for byte. Ours.")
+    data_class: str = Field(description="`public`, `internal`, `confidential` or `restricted`. Ours.")
     sha256: str = Field(description="Digest of its bytes, in hex. Ours.")
 
     @classmethod
@@ -36,5 +37,6 @@ class FileObject(Identified):
             purpose=file.purpose,
             rows=file.rows,
             duplicate_rows=file.duplicate_rows,
+            data_class=file.data_class,
             sha256=file.digest.removeprefix("sha256:"),
         )

@@ -2,6 +2,8 @@
 
 from api.routes import (
     adapters,
+    aliases,
+    approvals,
     audit,
     audit_exports,
     audit_queries,
@@ -30,6 +32,7 @@ from api.routes import (
     signing_keys,
     usage,
     users,
+    versions,
     webhooks,
     workers,
 )
@@ -48,6 +51,9 @@ ROUTERS = tuple(
         estimates,
         adapters,
         imports,
+        versions,
+        aliases,
+        approvals,
         shares,
         signing_keys,
         lineage,

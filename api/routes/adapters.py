@@ -17,7 +17,7 @@ from domain.ids import IdKind, parse_id
 from models_db.adapters import AdapterVersion
 from models_db.base_models import BaseModel
 from models_db.jobs import Job
-from services import adapters, attestations
+from services import adapters, attestations, versions
 from signing.envelopes import seal
 
 router = APIRouter(prefix="/v1/adapters", tags=["Adapters"])
@@ -28,7 +28,7 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Objects a page.")]
 
 
 def version_object(session: Session, version: AdapterVersion, *, adapter: str) -> AdapterVersionObject:
-    """A version with the names it points at."""
+    """A version with the names that its row points at."""
     job = None if version.job_id is None else session.get_one(Job, version.job_id)
     by_user = (job.submitted_by_type if job else version.created_by_type) == PrincipalType.USER
     return AdapterVersionObject.of(
@@ -93,17 +93,17 @@ def content(caller: Authenticated, name: Name, reference: Reference) -> Streamin
     bytes breaks the download off. Either is recorded.
     """
     with caller.in_department() as session:
-        adapter, version = adapters.open_download(session, caller.principal, name, reference)
+        adapter, version = versions.open_download(session, caller.principal, name, reference)
         attested = attestations.of_version(session, version.id)
         approval = attestations.approval_of(session, adapter, version, caller.runtime.settings.organisation)
 
     def sent(size_bytes: int) -> None:
         with caller.in_department() as session:
-            adapters.close_download(session, caller.principal, version, size_bytes)
+            versions.close_download(session, caller.principal, version, size_bytes)
 
     def report(digest: Digest) -> None:
         with caller.in_department() as session:
-            adapters.report_damage(session, caller.principal, version, digest)
+            versions.report_damage(session, caller.principal, version, digest)
 
     manifest = Manifest.model_validate(version.manifest, strict=False)
     stored = StoredFiles(caller.runtime.objects, caller.department, on_damage=report)

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from api.bodies import json_body
 from api.deps import Authenticated, InProject, needs
-from api.objects.departments import ProjectObject, ProjectRequest
+from api.objects.departments import ProjectChange, ProjectObject, ProjectRequest
 from api.objects.shape import Page, page_of
 from domain.access import Permission
 from services import closing, departments
@@ -47,3 +47,12 @@ def retrieve(caller: InProject) -> ProjectObject:
     """One department: one's own, or any for the operator and the auditor."""
     with caller.in_department() as session:
         return ProjectObject.of(departments.get(session, caller.principal, caller.department))
+
+
+@router.post("/{project_id}", summary="Change a department", dependencies=[needs(Permission.DEPARTMENT_CHANGE)])  # noqa: FAST003 - taken by project_caller
+def change(caller: InProject, wanted: Annotated[ProjectChange, json_body(ProjectChange)]) -> ProjectObject:
+    """Set how confidential files are whose upload says nothing; for its admin."""
+    with caller.in_department() as session:
+        return ProjectObject.of(
+            departments.set_default_data_class(session, caller.principal, wanted.default_data_class)
+        )

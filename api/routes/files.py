@@ -14,6 +14,7 @@ from api.objects.shape import Deleted, Page, page_of
 from api.pages import After
 from api.uploads import Form, Spool, open_spool, receive_form
 from domain.access import Permission, require
+from domain.data_classes import DataClass
 from domain.ids import IdKind, parse_id
 from domain.refusals import Invalid, MissingField, UnknownField
 from domain.rows import RowsReport, check_rows
@@ -44,6 +45,11 @@ _FORM = {
                             "description": 'JSON Lines, a conversation a line: `{"messages": [...]}`.',
                         },
                         "purpose": {"type": "string", "enum": [PURPOSE], "description": "What it is for."},
+                        "data_class": {
+                            "type": "string",
+                            "enum": [data_class.value for data_class in DataClass],
+                            "description": "How confidential the rows are; as the department says when left out. Ours.",
+                        },
                     },
                 }
             }
@@ -68,18 +74,18 @@ def create(caller: Authenticated, form: Annotated[Form, Depends(_received)]) -> 
     The first problem is in `param` as `file:line`, up to 100 in `details`.
     """
     _check_fields(form)
-    spool, filename = form.spool, form.filename or ""
+    spool, filename, data_class = form.spool, form.filename or "", _data_class(form)
     report = check_rows(spool.stream, filename)
     with caller.in_department() as session:
-        files.check_room(session, caller.principal, spool.digest, spool.size_bytes)
+        files.check_room(session, caller.principal, spool.digest, spool.size_bytes, data_class=data_class)
     for _ in range(_TRIES - 1):
         with suppress(BytesErased):
-            return FileObject.of(_stored(caller, spool, filename, report))
+            return FileObject.of(_stored(caller, spool, filename, report=report, data_class=data_class))
         time.sleep(_RETRY_AFTER_S)
-    return FileObject.of(_stored(caller, spool, filename, report))
+    return FileObject.of(_stored(caller, spool, filename, report=report, data_class=data_class))
 
 
-def _stored(caller: Caller, spool: Spool, filename: str, report: RowsReport) -> File:
+def _stored(caller: Caller, spool: Spool, filename: str, *, report: RowsReport, data_class: DataClass | None) -> File:
     """Store the bytes, then enter them: an object without a row is waste; a row without its object is a lie.
 
     Raises BytesErased where equal bytes are being erased at this moment.
@@ -98,16 +104,26 @@ def _stored(caller: Caller, spool: Spool, filename: str, report: RowsReport) -> 
             size_bytes=spool.size_bytes,
             rows=report,
             stored_since=stored_since,
+            data_class=data_class,
         )
 
 
 def _check_fields(form: Form) -> None:
-    if unknown := sorted(set(form.fields) - {"purpose"}):
+    if unknown := sorted(set(form.fields) - {"purpose", "data_class"}):
         raise UnknownField("A field is not supported here.", param=unknown[0][:64])
     if "purpose" not in form.fields:
         raise MissingField("purpose is missing.", param="purpose")
     if form.fields["purpose"] != PURPOSE:
         raise Invalid(f"The one purpose here is `{PURPOSE}`.", param="purpose")
+
+
+def _data_class(form: Form) -> DataClass | None:
+    given = form.fields.get("data_class")
+    if given is None:
+        return None
+    if given not in set(DataClass):
+        raise Invalid(f"A data class is one of {', '.join(DataClass)}.", param="data_class")
+    return DataClass(given)
 
 
 @router.get("", summary="List files", dependencies=[needs(Permission.FILE_READ)])

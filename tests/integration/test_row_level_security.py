@@ -24,7 +24,8 @@ from domain.adapters import VersionState
 from domain.audit import AuditEvent
 from domain.jobs import JobState
 from models_db import sessions
-from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation, LineageEdge
+from models_db.adapters import Adapter, AdapterVersion, Alias, AliasMove, Evaluation, LineageEdge
+from models_db.approvals import ApprovalComment, ApprovalDecision, ApprovalRequest
 from models_db.attestations import SigningKeyRecord, VersionAttestation
 from models_db.base_models import BaseModel
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
@@ -167,7 +168,7 @@ def _furnish(app: Engine, name: str) -> UUID:
         version = AdapterVersion(
             department_id=department, adapter_id=adapter.id, number=1, job_id=job.id, base_model_id=base_model.id,
             state=VersionState.CANDIDATE, model_name=f"ft:{name}", digest="sha256:2", manifest={}, report={},
-            created_by=user.id,
+            created_by=user.id, submitter_id=user.id,
         )  # fmt: skip
         session.add_all([version, SigningKeyRecord(key_id=f"of {name}", algorithm="ecdsa-p256", pem="")])
         session.flush()
@@ -179,11 +180,11 @@ def _furnish(app: Engine, name: str) -> UUID:
         )  # fmt: skip
         session.add(untrained)
         session.flush()
+        _govern(session, version)
         session.add_all(
             [
                 JobEvent(department_id=department, job_id=job.id, level="info", type="message", message="Created."),
                 JobCheckpoint(department_id=department, job_id=job.id, epoch=1, step=1, manifest={}, metrics={}),
-                Alias(department_id=department, adapter_id=adapter.id, name="latest", version_id=version.id),
                 LineageEdge(
                     department_id=department, subject_type="adapter_version", subject_id=version.id,
                     relation="trained_on", object_type="file", object_id=file.id,
@@ -250,6 +251,37 @@ def _furnish(app: Engine, name: str) -> UUID:
         session.add(OutgoingDelivery(department_id=department, event_id=told.id, receiver=endpoint.id))
         audit.record(session, access.system(department), AuditEvent.JOB_SUBMITTED, resource=("job", job.id))
     return department
+
+
+def _govern(session: Session, version: AdapterVersion) -> None:
+    """An alias that moved twice, and a request that somebody else decided."""
+    of_version = {"department_id": version.department_id, "adapter_id": version.adapter_id}
+    previous = None
+    for _ in range(2):
+        move = AliasMove(
+            **of_version, name="latest", kind="moved", from_version_id=version.id, version_id=version.id,
+            previous_id=previous, moved_by_type="system",
+        )  # fmt: skip
+        session.add(move)
+        session.flush()
+        previous = move.id
+    session.add(Alias(**of_version, name="latest", version_id=version.id, move_id=previous))
+    bound = {
+        "department_id": version.department_id, "version_id": version.id, "digest": version.digest,
+        "submitter_id": version.submitter_id, "requester_id": version.submitter_id,
+    }  # fmt: skip
+    request = ApprovalRequest(
+        **bound, requested_by=version.created_by, requested_by_type="user", note="", evaluation_ids=[], required=1,
+        state="rejected", expires_at=func.now(), closed_at=func.now(),
+    )  # fmt: skip
+    session.add(request)
+    session.flush()
+    of_request = {"department_id": version.department_id, "request_id": request.id}
+    decision = ApprovalDecision(**bound, request_id=request.id, approver_id=uuid4(), decision="reject", comment="")
+    session.add_all(
+        [decision, ApprovalComment(**of_request, author_type="user", author_id=version.created_by, comment="")]
+    )
+    session.flush()
 
 
 def _owner_column(table: str) -> str:
@@ -327,7 +359,7 @@ def test_a_row_cannot_refer_to_another_departments(
         row = _row(connection, table, furnished.ours, having=f"{column} IS NOT NULL")
         untrained = _row(connection, "jobs", furnished.ours)
     unlike = {"id": str(uuid4()), "prefix": "other", "name": "other", "model_name": "other", "number": 2, "step": 2}
-    unlike |= {"job_id": untrained["id"]}
+    unlike |= {"job_id": untrained["id"], "approver_id": str(uuid4())}
     with pytest.raises(IntegrityError, match="foreign key"), furnished.department(furnished.ours) as session:
         _insert(session, table, row | unlike | {column: foreign[column if column == "user_id" else "id"]})
 
@@ -382,21 +414,26 @@ _UNIQUE_WITHOUT_DEPARTMENT = text("""
 
 def test_every_kind_of_reference_is_tried() -> None:
     assert {table for table, _column, _referred in REFERENCES} == {
-        "adapter_versions", "aliases", "api_keys", "break_glass", "deployments", "downloads", "evaluations",
-        "file_grants", "job_checkpoints", "job_events", "jobs", "outgoing_deliveries", "usage_records",
-        "version_attestations",
-        "version_shares",
+        "adapter_versions", "alias_moves", "aliases", "api_keys", "approval_comments", "approval_decisions",
+        "approval_requests", "break_glass", "deployments", "downloads", "evaluations", "file_grants", "job_checkpoints",
+        "job_events", "jobs", "outgoing_deliveries", "usage_records", "version_attestations", "version_shares",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("statement", ["UPDATE {} SET amount = 0", "DELETE FROM {}"])
-@pytest.mark.parametrize("table", ["storage_samples", "usage_records"])
-def test_what_was_used_is_written_once(furnished: Furnished, table: str, statement: str) -> None:
+WRITTEN_ONCE = {
+    "storage_samples": "amount = 0", "usage_records": "amount = 0", "alias_moves": "kind = 'moved'",
+    "approval_decisions": "comment = ''", "approval_comments": "comment = ''",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", ["UPDATE {} SET {}", "DELETE FROM {}"])
+@pytest.mark.parametrize("table", sorted(WRITTEN_ONCE))
+def test_what_was_written_down_stays(furnished: Furnished, table: str, statement: str) -> None:
     with (
         pytest.raises(ProgrammingError, match="permission denied"),
         furnished.department(furnished.ours) as session,
     ):
-        session.execute(text(statement.format(table)))
+        session.execute(text(statement.format(table, WRITTEN_ONCE[table])))
 
 
 @pytest.mark.parametrize(

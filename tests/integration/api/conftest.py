@@ -18,6 +18,7 @@ from runtime.settings import Settings
 from runtime.wiring import Runtime
 from services import adapters, blobs, claims, leases, validation
 from services.adapters import EvaluationPair
+from tests.integration.api.governed import Governed
 from tests.integration.conftest import Database, Department, rows, serving
 from workers.provenance import of_training
 
@@ -113,6 +114,14 @@ def make_finished(
         return Finished(department, file, job.id, adapter, version["id"], version["model"])
 
     return made
+
+
+@pytest.fixture(scope="module")
+def governed(department: Department, base_model: str, finish: Callable[..., None]) -> Iterator[Governed]:
+    """A department with people of every role, who come when they are named."""
+    made = Governed(department, base_model, finish)
+    yield made
+    made.close()
 
 
 @pytest.fixture

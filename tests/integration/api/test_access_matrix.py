@@ -22,6 +22,7 @@ from services.installation import PlatformKeys
 from tests.integration.api.conftest import Finished
 from tests.integration.api.rehearsal import Rehearsal
 from tests.integration.api.world import (
+    ALIAS,
     ANOTHERS,
     ELSEWHERE,
     FOREIGN,
@@ -32,8 +33,10 @@ from tests.integration.api.world import (
     OWN,
     PROJECT,
     SHARED,
+    VERSION,
     World,
     furnish,
+    govern,
 )
 from tests.integration.conftest import Database
 
@@ -47,8 +50,8 @@ WITH_KEYS = tuple(role for role in Role if role is not Role.WORKER)
 
 @pytest.fixture(scope="module")
 def world(
-    *, runtime: Runtime, database: Database, make_finished: Callable[[str], Finished], platform_keys: PlatformKeys,
-    tmp_path_factory: pytest.TempPathFactory,
+    *, runtime: Runtime, database: Database, make_finished: Callable[[str], Finished], finish: Callable[..., None],
+    platform_keys: PlatformKeys, tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[World]:  # fmt: skip
     ours, theirs = make_finished("ours"), make_finished("theirs")
     administrator = create_engine(database.admin_url)
@@ -56,6 +59,7 @@ def world(
         made = World(client, ours.department.id)
         made.keys |= {Role.OPERATOR: platform_keys.operator, Role.AUDITOR: platform_keys.auditor}
         furnish(made, runtime, administrator, tmp_path_factory.mktemp("half"), ours=ours, theirs=theirs)
+        govern(made, finish, ours=ours, theirs=theirs)
         yield made
     administrator.dispose()
 
@@ -104,6 +108,12 @@ RULES: Mapping[tuple[str, Role, str], Answer] = {
         ("POST /v1/sessions", set(Role) - PLATFORM_ROLES, (OWN,), DENIED),
         # It leads to an address where nothing is sent.
         (SAMPLE, {Role.DEPARTMENT_ADMIN, Role.OPERATOR}, ANY, (400, "forbidden_address")),
+        # What an alias stands for stays.
+        (f"POST {VERSION}/retire", {Role.DEPARTMENT_ADMIN}, ANY, (409, "in_use")),
+        (f"DELETE {VERSION}", {Role.DEPARTMENT_ADMIN}, ANY, (409, "in_use")),
+        # It has stood for one version only; and an emergency rolls back what is protected.
+        (f"POST {ALIAS}/rollback", {Role.TRAINER, Role.DEPARTMENT_ADMIN}, ANY, (409, "no_earlier_version")),
+        (f"POST {ALIAS}/rollback", {Role.BREAK_GLASS}, ANY, DENIED),
     )
     for role in roles
     for relation in relations

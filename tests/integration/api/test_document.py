@@ -6,7 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-WITHOUT_BODY = ("/cancel", "/pause", "/resume", "/drain", "/undrain", "/retire")
+WITHOUT_BODY = (
+    "/cancel", "/pause", "/resume", "/drain", "/undrain", "{worker_id}/retire", "/rollback", "/withdraw",
+    "{share_id}/approve", "/archive", "/confirm", "/open", "{glass_id}/key", "/close",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

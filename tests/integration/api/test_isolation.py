@@ -17,8 +17,15 @@ from tests.integration.api.conftest import Finished
 from tests.integration.conftest import http, rows
 
 # They say everything by their path.
-BODILESS = ("/cancel", "/pause", "/resume", "/open", "/close", "/approve")
+BODILESS = ("/cancel", "/pause", "/resume", "/open", "/close", "/approve", "/rollback", "/withdraw")
+QUERIES = {"GET /v1/adapters/{name}/compare": {"from": "1", "to": "1"}}
 BODIES: dict[str, dict[str, object]] = {
+    "POST /v1/adapters/{name}/versions/{reference}": {"labels": {}},
+    "POST /v1/adapters/{name}/versions/{reference}/revoke": {"reason": "x"},
+    "POST /v1/adapters/{name}/versions/{reference}/retire": {"reason": "x"},
+    "PUT /v1/adapters/{name}/aliases/{alias}": {"version": 1},
+    "POST /v1/approvals/{approval_id}/comments": {"comment": "x"},
+    "POST /v1/organization/projects/{project_id}": {"default_data_class": "restricted"},
     "POST /v1/organization/projects/{project_id}/users/{user_id}": {"role": "member"},
     "POST /v1/organization/projects/{project_id}/service_accounts": {"name": "robot"},
     "POST /v1/organization/projects/{project_id}/limits": {"max_running_jobs": 1},
@@ -63,11 +70,20 @@ def ids_of(finished: Finished) -> dict[str, str]:
         endpoint = admin.post("/webhook_endpoints", json=hook).raise_for_status().json()
     return {
         "file_id": finished.file, "job_id": finished.job, "estimate_id": estimate_of(finished),
-        "name": finished.adapter, "reference": "1",
+        "name": finished.adapter, "reference": "1", "alias": "staging", "approval_id": governed_in(finished),
         "object_id": finished.version, "model": finished.model, "project_id": department.id,
         "user_id": department.trainer.id, "service_account_id": account["id"], "key_id": account["api_key"]["id"],
         "endpoint_id": endpoint["id"],
     }  # fmt: skip
+
+
+def governed_in(finished: Finished) -> str:
+    """The id of a request to approve the version, for which an alias stands."""
+    with finished.department.http() as client:
+        asked = client.post("/approvals", json={"adapter": finished.adapter, "version": "1"}).raise_for_status().json()
+        path, headers = f"/adapters/{finished.adapter}/aliases/staging", {"If-None-Match": "*"}
+        client.put(path, json={"version": 1}, headers=headers).raise_for_status()
+        return str(asked["id"])
 
 
 def estimate_of(finished: Finished) -> str:
@@ -83,10 +99,11 @@ def invented() -> dict[str, str]:
         "file_id": IdKind.FILE, "job_id": IdKind.JOB, "estimate_id": IdKind.ESTIMATE,
         "object_id": IdKind.ADAPTER_VERSION,
         "project_id": IdKind.DEPARTMENT, "user_id": IdKind.USER, "service_account_id": IdKind.SERVICE_ACCOUNT,
-        "key_id": IdKind.API_KEY, "endpoint_id": IdKind.WEBHOOK_ENDPOINT,
+        "key_id": IdKind.API_KEY, "endpoint_id": IdKind.WEBHOOK_ENDPOINT, "approval_id": IdKind.APPROVAL,
     }  # fmt: skip
     made = {name: public_id(kind, uuid4()) for name, kind in kinds.items()}
-    return made | {"name": "nobody", "reference": "1", "model": f"ft:tiny:acme:nobody:{uuid4().hex}"}
+    made |= {"name": "nobody", "reference": "1", "alias": "staging"}
+    return made | {"model": f"ft:tiny:acme:nobody:{uuid4().hex}"}
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +141,10 @@ def test_another_departments_id_in_a_path_answers_as_nobodys(neighbours: Neighbo
     for route in routes:
         method, _, template = route.partition(" ")
         body = BODIES.get(route, {"user_id": neighbours.theirs.ids["user_id"], "name": "x"})
-        options = {} if method != "POST" or template.endswith(BODILESS) else {"json": body}
-        if template.endswith("/users") and options:
-            options = {"json": {"user_id": body["user_id"], "role": "member"}}
+        if template.endswith("/users"):
+            body = {"user_id": body["user_id"], "role": "member"}
+        options = {} if method not in {"POST", "PUT"} or template.endswith(BODILESS) else {"json": body}
+        options |= {"params": QUERIES.get(route, {})}
         variants: list[dict[str, str]] = [{}]
         if "{project_id}" in template and template.count("{") > 1:
             variants.append({"project_id": ours})
@@ -142,6 +160,9 @@ def test_nothing_of_theirs_was_changed_by_all_that(neighbours: Neighbours) -> No
         ids = neighbours.theirs.ids
         assert them.get(f"/files/{ids['file_id']}").is_success
         assert them.get(f"/fine_tuning/jobs/{ids['job_id']}").json()["status"] == "succeeded"
+        assert them.get(f"/approvals/{ids['approval_id']}").json()["state"] == "pending"
+        assert them.get(f"/adapters/{ids['name']}").json()["aliases"] == {"latest": 1, "staging": 1}
+        assert them.get(f"/adapters/{ids['name']}/versions/1").json()["state"] == "candidate"
     with neighbours.finished.department.http(neighbours.finished.department.admin) as admin:
         base = f"/organization/projects/{ids['project_id']}"
         for path in (f"users/{ids['user_id']}", f"service_accounts/{ids['service_account_id']}",
@@ -189,6 +210,10 @@ def test_another_departments_cursor_answers_as_nobodys(neighbours: Neighbours) -
             f"{ours}/events": them.get(f"/fine_tuning/jobs/{job}/events").json()["last_id"],
             f"{ours}/checkpoints": (them.get(f"/fine_tuning/jobs/{job}/checkpoints").json()["last_id"]),
             f"/adapters/{neighbours.ours.adapter}/versions": neighbours.finished.version,
+            "/approvals": neighbours.theirs.ids["approval_id"],
+            f"/adapters/{neighbours.ours.adapter}/aliases/latest/history": them.get(
+                f"/adapters/{neighbours.finished.adapter}/aliases/latest/history"
+            ).json()["last_id"],
         }
     for path, theirs in cursors.items():
         prefix = re.match(r"[a-z]+[-_]", theirs)
@@ -200,8 +225,9 @@ def test_another_departments_cursor_answers_as_nobodys(neighbours: Neighbours) -
 
 
 def test_lists_and_filters_show_nothing_of_theirs(neighbours: Neighbours) -> None:
-    theirs = {value for name, value in neighbours.theirs.ids.items() if name not in {"reference", "name"}}
-    for path in ("/files", "/fine_tuning/jobs", "/adapters", "/models", "/organization/users",
+    theirs = {value for name, value in neighbours.theirs.ids.items() if name not in {"reference", "name", "alias"}}
+    for path in ("/approvals", "/approvals?waiting_for=me",
+                 "/files", "/fine_tuning/jobs", "/adapters", "/models", "/organization/users",
                  f"/organization/projects/{neighbours.ours.department.id}/users",
                  f"/organization/projects/{neighbours.ours.department.id}/api_keys",
                  f"/organization/projects/{neighbours.ours.department.id}/service_accounts",
@@ -232,3 +258,25 @@ def test_equal_bytes_of_two_departments_are_two_files(neighbours: Neighbours) ->
     theirs = neighbours.finished.department.upload(rows(8, salt=99))
     assert neighbours.ours.department.client().files.delete(ours).deleted
     assert neighbours.finished.department.client().files.content(theirs).read() == rows(8, salt=99)
+
+
+def test_another_departments_version_and_evaluation_in_a_body_answer_as_nobodys(neighbours: Neighbours) -> None:
+    adapter = neighbours.ours.adapter
+    with neighbours.finished.department.http() as them:
+        version = them.get(f"/adapters/{neighbours.finished.adapter}/versions/1").json()
+    evaluations = (version["evaluation"][0]["id"], public_id(IdKind.EVALUATION, uuid4()))
+    asked = [
+        neighbours.caller.post("/approvals", json={"adapter": adapter, "version": "1", "evaluation_ids": [each]})
+        for each in evaluations
+    ]
+    assert said(asked[0]) == said(asked[1])
+    assert (asked[0].status_code, asked[0].json()["error"]["code"]) == (400, "unknown_evaluation")
+    versions = (neighbours.finished.version, public_id(IdKind.ADAPTER_VERSION, uuid4()))
+    moved = [
+        neighbours.caller.put(
+            f"/adapters/{adapter}/aliases/new", json={"version": each}, headers={"If-None-Match": "*"}
+        )
+        for each in versions
+    ]
+    assert said(moved[0]) == said(moved[1])
+    assert moved[0].status_code == 404

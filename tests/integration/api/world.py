@@ -1,6 +1,7 @@
 """A department with somebody in every role, its neighbour, and an id of each for whatever a path can name."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ PERMISSIONS = "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permiss
 # An adapter of the caller's department, which is made where there is none of that name.
 IMPORTS = "POST /v1/adapters/{name}/imports"
 WEBHOOK = {"name": "x", "url": "https://93.184.215.14/", "event_types": ["fine_tuning.job.failed"]}
+VERSION, ALIAS = "/v1/adapters/{name}/versions/{reference}", "/v1/adapters/{name}/aliases/{alias}"
+APPROVAL = "/v1/approvals/{approval_id}"
 SPEND_LIMIT = {"currency": "USD", "interval": "month", "threshold_amount": 100}
 
 
@@ -54,6 +57,9 @@ class World:
     newcomer: str = ""
     config: bytes = b""
     manifest: list[dict[str, Any]] = field(default_factory=list)
+    # Of the alias `staging`, by adapter; of the versions that wait for an approval.
+    etags: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
 
     def ids(self, relation: str, role: Role) -> dict[str, str]:
         """What the parameters of a path stand for."""
@@ -80,6 +86,8 @@ class World:
         job = {"json": {"model": "tiny", "training_file": self.training_file}}
         policy = {"content": b"format: 1\n", "headers": {"content-type": "application/yaml"}}
         holder = self.people.get(role) if relation == OWN else None
+        etag = self.etags.get(self.ids(relation, role)["name"], "0" * 32)
+        reason = {"json": {"reason": "a test"}}
         return {
             "POST /v1/files": {"files": {"file": ("rows.jsonl", rows(2))}, "data": {"purpose": "fine-tune"}},
             "POST /v1/fine_tuning/jobs": job,
@@ -104,6 +112,15 @@ class World:
             "POST /v1/webhook_endpoints/{endpoint_id}/rotate_secret": {"json": {}},
             "POST /v1/audit/exports": {"json": {}},
             "POST /v1/webhook_endpoints/{endpoint_id}/test": {"json": {"event_type": "fine_tuning.job.failed"}},
+            f"POST {VERSION}": {"json": {"labels": {"stage": "pilot"}}},
+            f"POST {VERSION}/revoke": reason,
+            f"POST {VERSION}/retire": reason,
+            "GET /v1/adapters/{name}/compare": {"params": {"from": "1", "to": "1"}},
+            f"PUT {ALIAS}": {"json": {"version": 1}, "headers": {"if-match": f'"{etag}"'}},
+            "POST /v1/approvals": {"json": {"adapter": "mine", "version": "1"}},
+            f"POST {APPROVAL}/comments": {"json": {"comment": "a test"}},
+            f"POST {APPROVAL}/decision": {"json": {"decision": "approve", "digest": self.digest}},
+            f"POST {PROJECT}": {"json": {"default_data_class": "restricted"}},
             f"POST {PROJECTS}": {"json": {"name": "next"}},
             f"POST {PROJECT}/users": {"json": {"user_id": self.newcomer, "role": "member"}},
             f"POST {PROJECT}/users/{{user_id}}": {"json": {"role": "member"}},
@@ -130,7 +147,8 @@ def furnish(
     for each in (ours, theirs):
         _budget(each.department, operator)
     with administrator.begin() as connection:
-        # What a server may have.
+        # What a server may have. Who approves what is another test's.
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
         connection.execute(text("UPDATE adapter_versions SET state = 'approved'"))
         # So that a sample is sent nowhere.
         connection.execute(text("UPDATE webhook_endpoints SET url = 'https://10.0.0.1/'"))
@@ -138,6 +156,38 @@ def furnish(
     (to_them, to_them_soon), (to_us, to_us_soon) = _shares(ours, theirs), _shares(theirs, ours)
     world.anothers |= {"permission_id": to_them, "share_id": to_them_soon, "shared_id": to_us}
     world.foreign |= {"permission_id": to_us, "share_id": to_us_soon, "shared_id": to_them}
+
+
+def govern(world: World, finish: Callable[..., None], *, ours: Finished, theirs: Finished) -> None:
+    """Versions of the trainer's own, one with an alias; and requests for approval, the trainer's and another's."""
+    department = ours.department
+    with http(department.api_url, world.keys[Role.TRAINER]) as trainer, department.http() as another:
+        for client, adapter in ((trainer, "mine"), (trainer, "mine"), (another, "asked"), (another, "asked-by-me")):
+            body = {"model": "tiny", "training_file": world.training_file, "suffix": adapter}
+            finish(department, client.post("/fine_tuning/jobs", json=body).raise_for_status().json()["id"])
+        world.etags = {ours.adapter: _aliased(another, ours.adapter, 1), "mine": _aliased(trainer, "mine", 2)}
+        world.anothers |= {"alias": "staging", "approval_id": _requested(another, "asked")}
+        world.own[Role.TRAINER] |= {"name": "mine", "approval_id": _requested(trainer, "asked-by-me")}
+        world.digest = another.get("/adapters/asked/versions/1").raise_for_status().json()["digest"]
+    with theirs.department.http() as them:
+        file = theirs.department.upload(rows(4, salt=3))
+        job = them.post("/fine_tuning/jobs", json={"model": "tiny", "training_file": file, "suffix": "asked"})
+        finish(theirs.department, job.raise_for_status().json()["id"])
+        _aliased(them, theirs.adapter, 1)
+        world.foreign |= {"approval_id": _requested(them, "asked"), "alias": "staging"}
+
+
+def _aliased(client: httpx.Client, adapter: str, version: int) -> str:
+    """The ETag of an alias that stands for a version from now on."""
+    path, new = f"/adapters/{adapter}/aliases/staging", {"If-None-Match": "*"}
+    etag: str = client.put(path, json={"version": version}, headers=new).raise_for_status().json()["etag"]
+    return etag
+
+
+def _requested(client: httpx.Client, adapter: str) -> str:
+    body = {"adapter": adapter, "version": "1"}
+    asked: str = client.post("/approvals", json=body).raise_for_status().json()["id"]
+    return asked
 
 
 def _staff(world: World, department: Department) -> None:
@@ -293,6 +343,7 @@ def _missing() -> dict[str, str]:
         "glass_id": IdKind.BREAK_GLASS, "file_grant_id": IdKind.FILE_GRANT, "share_id": IdKind.VERSION_SHARE,
         "shared_id": IdKind.VERSION_SHARE, "permission_id": IdKind.VERSION_SHARE,
         "endpoint_id": IdKind.WEBHOOK_ENDPOINT, "export_id": IdKind.AUDIT_EXPORT,
+        "approval_id": IdKind.APPROVAL,
     }  # fmt: skip
     made = {name: public_id(kind, uuid4()) for name, kind in kinds.items()}
     model = f"ft:tiny:acme:nobody:{uuid4().hex}"
