@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import importing
+from cli import aliases, importing, versions
 from cli import pull as pulling
 from cli.connection import Connection, JsonObject
 from cli.output import Column, duration, number, share, size, when
@@ -33,6 +33,10 @@ VERSION_COLUMNS = (
 )
 VERSION_DETAILS = (
     *VERSION_COLUMNS,
+    Column("reason", "state_reason"),
+    Column("data class", "data_class"),
+    Column("labels", "labels"),
+    Column("description", "description"),
     Column("model", "model"),
     Column("id", "id"),
     Column("digest", "digest"),
@@ -124,3 +128,7 @@ def fetch(connection: Connection, name: str, reference: str, out: Path) -> JsonO
             raise AdapterDamaged("The service sent another version.")
         pulling.receive(response.iter_bytes(CHUNK_BYTES), manifest, out)
     return version
+
+
+versions.add_to(app)
+aliases.add_to(app)

@@ -98,6 +98,14 @@ class Connection:
         """GET /v1/path/…; each part of the path is quoted. Raises Refused or Unreachable."""
         return self._json("GET", path, query=query)
 
+    def text(self, *path: str, query: Query | None = None) -> str:
+        """GET what is not JSON."""
+        with translated():
+            response = self._http.get(_url(path), params=dict(query or {}))
+            if not response.is_success:
+                _checked(response)
+            return response.text
+
     def post(self, *path: str, body: JsonObject | None = None, query: Query | None = None) -> JsonObject:
         """POST a JSON body, or none."""
         return self._json("POST", path, query=query, body=body)
@@ -107,6 +115,10 @@ class Connection:
         headers, params = {"Content-Type": media_type}, dict(query or {})
         with translated():
             return _checked(self._http.post(_url(path), content=content, headers=headers, params=params))
+
+    def put(self, *path: str, body: JsonObject, headers: Mapping[str, str]) -> JsonObject:
+        """PUT a JSON body under the conditions of some headers."""
+        return self._json("PUT", path, body=body, headers=headers)
 
     def delete(self, *path: str) -> JsonObject:
         """DELETE, with no body."""
@@ -145,11 +157,17 @@ class Connection:
             yield response
 
     def _json(
-        self, method: str, path: tuple[str, ...], *, query: Query | None = None, body: JsonObject | None = None
+        self,
+        method: str,
+        path: tuple[str, ...],
+        *,
+        query: Query | None = None,
+        body: JsonObject | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> JsonObject:
         params = {name: value for name, value in (query or {}).items() if value is not None}
         with translated():
-            return _checked(self._http.request(method, _url(path), params=params, json=body))
+            return _checked(self._http.request(method, _url(path), params=params, json=body, headers=headers))
 
 
 def _url(path: tuple[str, ...]) -> str:

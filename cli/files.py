@@ -9,6 +9,7 @@ import typer
 from cli.connection import FORBIDDEN, Connection, JsonObject, Refused, translated
 from cli.output import Column, Output, plain, size, when
 from cli.session import NotNamed, Session
+from domain.data_classes import DataClass
 from domain.digests import digest_file
 from domain.ids import IdKind
 
@@ -21,6 +22,7 @@ COLUMNS = (
     Column("filename", "filename"),
     Column("size", lambda item: size(item["bytes"])),
     Column("purpose", "purpose"),
+    Column("data class", "data_class"),
     Column("status", "status"),
     Column("created", lambda item: when(item["created_at"])),
 )
@@ -43,10 +45,13 @@ def upload(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="JSON Lines, a row a line.")],
     purpose: Annotated[str, typer.Option(help="What it is for: the one purpose here.")] = "fine-tune",
+    data_class: Annotated[
+        DataClass | None, typer.Option(help="How confidential it is; as the department says when left out.")
+    ] = None,
 ) -> None:
     """Upload a JSON Lines file; it is checked while it arrives."""
     session = Session.of(context)
-    uploaded = send(session.connection, path, purpose=purpose)
+    uploaded = send(session.connection, path, purpose=purpose, data_class=data_class)
     session.output.said(uploaded, f"Uploaded {path.name}: {uploaded['id']}")
 
 
@@ -90,11 +95,14 @@ def delete(context: typer.Context, file: FileId) -> None:
     session.output.said(deleted, f"Deleted {file}.")
 
 
-def send(connection: Connection, path: Path, *, purpose: str = "fine-tune") -> JsonObject:
+def send(
+    connection: Connection, path: Path, *, purpose: str = "fine-tune", data_class: DataClass | None = None
+) -> JsonObject:
     """Upload one file through the official client."""
+    ours = None if data_class is None else {"data_class": data_class.value}
     with translated(), path.open("rb") as stream:
         # FilePurpose is a closed list in the client's types; the service names the ones it takes.
-        return connection.client.files.create(file=(path.name, stream), purpose=purpose).to_dict()  # type: ignore[arg-type]
+        return connection.client.files.create(file=(path.name, stream), purpose=purpose, extra_body=ours).to_dict()  # type: ignore[arg-type]
 
 
 class Shelf:

@@ -13,6 +13,7 @@ import typer
 from cli import (
     access,
     adapters,
+    approvals,
     audit,
     audit_questions,
     audit_verify,
@@ -139,6 +140,7 @@ NOUNS = {
     "files": files.app,
     "jobs": jobs.app,
     "adapters": adapters.app,
+    "approvals": approvals.app,
     "policy": policies.app,
     "deployments": deployments.app,
     "webhooks": webhooks.app,
