@@ -124,8 +124,9 @@ _OBJECTS = """
     FROM adapter_versions v, jsonb_array_elements(v.manifest->'files') f WHERE v.deleted_at IS NULL
     UNION SELECT 'file ' || id, 'departments/' || department_id || '/blobs/' || substr(digest, 8), digest
     FROM files WHERE deleted_at IS NULL
-    UNION SELECT kind || ' of ' || version_id, 'departments/' || department_id || '/blobs/' || substr(digest, 8), digest
-    FROM version_attestations
+    UNION SELECT a.kind || ' of ' || v.id, 'departments/' || v.department_id || '/blobs/' || substr(a.digest, 8),
+        a.digest
+    FROM version_attestations a JOIN adapter_versions v ON v.id = a.version_id WHERE v.deleted_at IS NULL
     UNION SELECT 'checkpoint ' || c.id, 'departments/' || c.department_id || '/checkpoints/' || c.job_id || '/'
         || c.epoch || '/' || c.step || '/' || (f->>'path'), f->>'digest'
     FROM job_checkpoints c, jsonb_array_elements(c.manifest->'files') f

@@ -29,6 +29,9 @@ _DIMENSIONS = (1, 2)
 # 2**63 has 19 digits; longer numbers are no offset of any file.
 _MAX_DIGITS = 19
 _MAX_SHOWN_CHARACTERS = 128
+# Quotes and commas of an entry: five texts; two fields' ends, one in the shape, one in the offsets, one after it.
+_MARKS = {b'"': 10, b",": 5}
+_MARKS_OF_METADATA = 1024
 # What no check lets through: it stands for every number that is none, -0 too.
 _NO_SIZE = -1
 
@@ -68,13 +71,11 @@ def read_header(stream: BinaryIO, size_bytes: int, *, names: re.Pattern[str], ma
     in `param` where it is one's fault.
     """
     content = _content(stream, size_bytes)
-    # Told without parsing, so that a header of any number of tensors costs next to nothing.
-    if content.count(b'"dtype"') > max_tensors:
-        raise BadHeader(f"The header has more than the {max_tensors} tensors that the adapter can have.")
+    _check_size(content, max_tensors)
     entries = _parsed(content)
     _check_metadata(entries.pop(_METADATA, {}))
-    if not entries:
-        raise BadHeader("The header names no tensor.")
+    if not 0 < len(entries) <= max_tensors:
+        raise BadHeader(f"The header names {len(entries)} tensors, and the adapter has 1 to {max_tensors}.")
     tensors = sorted((_tensor(name, entry, names) for name, entry in entries.items()), key=lambda tensor: tensor.begin)
     data_offset = _LENGTH_BYTES + len(content)
     _check_layout(tensors, size_bytes - data_offset)
@@ -101,6 +102,13 @@ def _content(stream: BinaryIO, size_bytes: int) -> bytes:
     if len(content) != length:
         raise BadHeader("The file ends before its header does.")
     return content
+
+
+def _check_size(content: bytes, max_tensors: int) -> None:
+    """Refuse, without parsing it, what has more texts and numbers than so many tensors: parsing is what costs."""
+    for mark, of_a_tensor in _MARKS.items():
+        if content.count(mark) > of_a_tensor * max_tensors + _MARKS_OF_METADATA:
+            raise BadHeader(f"The header says more than {max_tensors} tensors can.")
 
 
 def _parsed(content: bytes) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What goes with a version's files to whoever wants to check them: entered with it, read with it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -10,14 +10,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from domain.access import Permission, Principal, require
-from domain.adapters import VersionState
-from domain.attestations import Approval, Attestation, AttestationKind, utc
+from domain.approvals import ApprovalState, Decision
+from domain.attestations import Approval, Approver, Attestation, AttestationKind, utc
 from domain.digests import Digest
 from domain.ids import IdKind, public_id
 from models_db.adapters import Adapter, AdapterVersion, Alias
+from models_db.approvals import ApprovalDecision, ApprovalRequest
 from models_db.attestations import SigningKeyRecord, VersionAttestation
 from services import blobs
-from services.shares import SharedVersion
 from signing.keys import PublicKey
 
 
@@ -87,7 +87,7 @@ def approval_of(session: Session, adapter: Adapter, version: AdapterVersion, org
         number=version.number,
         digest=version.digest,
         state=version.state,
-        approvers=(),
+        approvers=tuple(_approvers(session, version)),
         aliases=tuple(aliases),
         department=public_id(IdKind.DEPARTMENT, version.department_id),
         organisation=organisation,
@@ -95,19 +95,21 @@ def approval_of(session: Session, adapter: Adapter, version: AdapterVersion, org
     )
 
 
-def approval_of_shared(session: Session, shared: SharedVersion, organisation: str) -> Approval:
-    """The same for a department that a version is shared with: it is while it is approved, and no longer."""
-    return Approval(
-        adapter=shared.adapter,
-        number=shared.number,
-        digest=shared.digest,
-        state=VersionState.APPROVED,
-        approvers=(),
-        aliases=(),
-        department=public_id(IdKind.DEPARTMENT, shared.owner_id),
-        organisation=organisation,
-        as_of=utc(blobs.clock(session)),
+def _approvers(session: Session, version: AdapterVersion) -> Iterator[Approver]:
+    """Who approved these very bytes, in a request that came to its end so."""
+    found = session.execute(
+        select(ApprovalDecision.approver_id, ApprovalDecision.created_at)
+        .join(ApprovalRequest, ApprovalRequest.id == ApprovalDecision.request_id)
+        .where(
+            ApprovalDecision.version_id == version.id,
+            ApprovalDecision.digest == version.digest,
+            ApprovalDecision.decision == Decision.APPROVE,
+            ApprovalRequest.state == ApprovalState.APPROVED,
+        )
+        .order_by(ApprovalDecision.id)
     )
+    for row in found:
+        yield Approver(id=public_id(IdKind.USER, row.approver_id), decided_at=utc(row.created_at))
 
 
 def known_keys(session: Session, principal: Principal) -> Sequence[SigningKeyRecord]:

@@ -40,7 +40,9 @@ _NAMED = text("""
     SELECT file ->> 'digest' FROM adapter_versions, jsonb_array_elements(manifest -> 'files') AS file
     WHERE file ->> 'digest' = ANY(:digests) AND deleted_at IS NULL
     UNION
-    SELECT digest FROM version_attestations WHERE digest = ANY(:digests)
+    SELECT a.digest FROM version_attestations a
+    JOIN adapter_versions v ON v.department_id = a.department_id AND v.id = a.version_id
+    WHERE a.digest = ANY(:digests) AND v.deleted_at IS NULL
 """)
 
 

@@ -10,7 +10,7 @@ from domain.adapters import VersionState
 from domain.continuing import ParentFacts
 from domain.digests import Manifest
 from domain.refusals import ParentUnusable, UnknownBaseModel
-from domain.runs import LoraInit, RunSpec
+from domain.runs import LoraInit, LoraMethod, RunSpec
 from models_db.adapters import Adapter, AdapterVersion
 from models_db.jobs import Job
 
@@ -39,13 +39,19 @@ def get_usable(session: Session, model: str) -> Parent:
         raise UnknownBaseModel("No base model and no version of that name is registered here.", param="model")
     if not is_usable(version):
         raise ParentUnusable(f"This version is {version.state}.", param="model")
-    made_by = session.get_one(Job, version.job_id)
-    method = RunSpec.model_validate(made_by.spec, strict=False).lora
+    method = _method_of(session, version)
     if method.init is LoraInit.PISSA:
         # Its files are a plain adapter of other ranks, layer by layer, which only they know.
         raise ParentUnusable("A version that began with PiSSA cannot be continued.", param="model")
     adapter = session.get_one(Adapter, version.adapter_id).name
     return Parent(version, adapter, ParentFacts(digest=version.digest, method=method))
+
+
+def _method_of(session: Session, version: AdapterVersion) -> LoraMethod:
+    """As the job asked for it; of a version that was imported, as its configuration says."""
+    if version.job_id is None:
+        return LoraMethod.model_validate(version.imported_method, strict=False)
+    return RunSpec.model_validate(session.get_one(Job, version.job_id).spec, strict=False).lora
 
 
 def is_usable(version: AdapterVersion) -> bool:

@@ -14,8 +14,10 @@ from sqlalchemy.orm import Session
 
 from domain.access import Permission, Principal, require, require_any
 from domain.adapters import VersionState
+from domain.attestations import Approval, utc
 from domain.audit import AuditEvent, Outcome
 from domain.digests import Digest, Manifest
+from domain.ids import IdKind, public_id
 from domain.refusals import (
     AlreadyDecided,
     ArtifactMissing,
@@ -26,7 +28,7 @@ from domain.refusals import (
 )
 from models_db.adapters import AdapterVersion
 from models_db.grants import VersionShare
-from services import adapters, audit
+from services import adapters, audit, blobs
 from services.cursors import known_cursor
 
 
@@ -195,6 +197,24 @@ def open_download(session: Session, principal: Principal, share: UUID) -> Shared
     found = get_shared(session, principal, share)
     _record_both(session, principal, AuditEvent.VERSION_DOWNLOADED, found)
     return found
+
+
+def approval_of(session: Session, shared: SharedVersion, organisation: str) -> Approval:
+    """Where it stands, for whoever it is shared with: that is while it is approved, and no longer.
+
+    Who approved it, and which aliases stand for it, is its owner's to tell.
+    """
+    return Approval(
+        adapter=shared.adapter,
+        number=shared.number,
+        digest=shared.digest,
+        state=VersionState.APPROVED,
+        approvers=(),
+        aliases=(),
+        department=public_id(IdKind.DEPARTMENT, shared.owner_id),
+        organisation=organisation,
+        as_of=utc(blobs.clock(session)),
+    )
 
 
 def close_download(session: Session, principal: Principal, sent: SharedVersion, sent_bytes: int) -> None:

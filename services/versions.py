@@ -15,7 +15,7 @@ from domain.outgoing import OutgoingKind
 from domain.refusals import ArtifactMissing, Denied, NotFound, VersionInUse, VersionWithdrawn
 from models_db.adapters import Adapter, AdapterVersion, Alias
 from models_db.approvals import ApprovalRequest
-from services import adapters, aliases, audit, downloads, outbox
+from services import adapters, aliases, attestations, audit, downloads, outbox
 
 _DELETED = "It was deleted."
 
@@ -98,7 +98,9 @@ def retire(session: Session, principal: Principal, version: AdapterVersion, *, r
 
 
 def delete(session: Session, principal: Principal, version: AdapterVersion) -> list[Digest]:
-    """Leave nothing of a version but its row; the digests of its files, which are to be erased once this is committed.
+    """Leave nothing of a version but its row; the digests of its files and of what signs them.
+
+    They are to be erased once this is committed.
 
     A trainer deletes candidates of their own, an admin any version. Its number is not given away again. Raises
     VersionInUse while an alias stands for it.
@@ -115,7 +117,9 @@ def delete(session: Session, principal: Principal, version: AdapterVersion) -> l
     found.deleted_at = session.scalar(select(func.now()))
     session.flush()
     _record(session, principal, found, AuditEvent.VERSION_DELETED, before=before, aliases=withdrawn)
-    return sorted({file.digest for file in Manifest.model_validate(found.manifest, strict=False).files})
+    files = Manifest.model_validate(found.manifest, strict=False).files
+    signed = attestations.of_version(session, found.id)
+    return sorted({file.digest for file in files} | {each.digest for each in signed})
 
 
 def close_requests(session: Session, version: AdapterVersion) -> None:

@@ -116,7 +116,7 @@ def content(caller: Authenticated, shared_id: ShareId) -> StreamingResponse:
     with caller.in_department() as session:
         shared = shares.open_download(session, caller.principal, parse_id(IdKind.VERSION_SHARE, shared_id))
         attested = attestations.of_shared(session, shared.share_id)
-        approval = attestations.approval_of_shared(session, shared, caller.runtime.settings.organisation)
+        approval = shares.approval_of(session, shared, caller.runtime.settings.organisation)
 
     def sent(size_bytes: int) -> None:
         with caller.in_department() as session:

@@ -13,8 +13,6 @@ import httpx
 import pytest
 
 from domain.attestations import ATTESTATION_FILES
-from domain.ids import IdKind, parse_id
-from models_db.adapters import AdapterVersion
 from runtime.wiring import Runtime
 from signing import keys as signing_keys
 from signing.keys import PublicKey
@@ -88,7 +86,7 @@ def test_an_adapter_from_elsewhere_becomes_a_candidate(
 
 
 def test_an_imported_version_is_signed_and_pulled_like_any_other(
-    trainer: httpx.Client, runtime: Runtime, tmp_path: Path
+    department: Department, trainer: httpx.Client, tmp_path: Path
 ) -> None:
     files = bundle()
     version = send(trainer, "signed", files).raise_for_status().json()
@@ -103,13 +101,17 @@ def test_an_imported_version_is_signed_and_pulled_like_any_other(
     assert (found.digest, found.approval.state, found.approval.aliases) == (version["digest"], "candidate", ("latest",))
     assert found.builder == "urn:tsugiki:service:acme"
 
-    # The statement is of the moment of the download: the same files, another standing.
-    key = parse_id(IdKind.DEPARTMENT, found.approval.department)
-    with runtime.department(key) as session:
-        session.get_one(AdapterVersion, parse_id(IdKind.ADAPTER_VERSION, version["id"])).state = "approved"
+    # The statement is of the moment of the download: the same files, another standing, and who saw to that.
+    approver = department.member("approver")
+    asked = trainer.post("/approvals", json={"adapter": "signed", "version": "1"}).raise_for_status().json()
+    with department.http(approver) as deciding:
+        path = f"/approvals/{asked['id']}/decision"
+        deciding.post(path, json={"decision": "approve", "digest": version["digest"]}).raise_for_status()
     later = verify(pull(trainer, "signed", tmp_path / "second"), keys, now=datetime.now(UTC))
     assert later.holds, later.reasons
     assert later.digest == found.digest
+    assert later.approval
+    assert [each.id for each in later.approval.approvers] == [approver.id]
 
 
 def pull(client: httpx.Client, name: str, out: Path) -> Path:
