@@ -42,7 +42,7 @@ class Reach(StrEnum):
     OWN = "own"
     # What somebody granted to the principal, by name and for a time.
     GRANTED = "granted"
-    # Of whichever department the request names: states, numbers and digests, and no text of its people's.
+    # Of whichever department the request names: states, numbers, digests and names, and nothing that its people wrote.
     METADATA = "metadata"
     # All of the department that the request acts in.
     DEPARTMENT = "department"

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from domain import ids
-from domain.access import Permission, Principal, require, require_all
+from domain.access import Permission, Principal, Reach, require, require_all
 from domain.audit import AuditEvent
 from domain.digests import Digest
 from domain.failpoints import FailPoint, failpoint
@@ -18,7 +18,7 @@ from domain.ids import IdKind
 from domain.job_requests import FileFacts, JobRequest, check_total_steps, resolve
 from domain.jobs import TERMINAL, JobState, check_transition
 from domain.outgoing import OutgoingKind
-from domain.refusals import Conflict, IdempotencyKeyReused, Invalid, NotFound, Refusal, UnknownFile
+from domain.refusals import Conflict, Denied, IdempotencyKeyReused, Invalid, NotFound, Refusal, UnknownFile
 from domain.runs import RunSpec
 from domain.verdicts import Verdict
 from models_db.base_models import BaseModel
@@ -287,6 +287,8 @@ def list_page(
     if after is not None:
         statement = statement.where(Job.id < known_cursor(session, Job, after))
     if metadata:
+        if principal.reach(Permission.JOB_READ) is Reach.METADATA:
+            raise Denied("This key does not see what a department wrote to its jobs.")
         statement = statement.where(Job.job_metadata.contains(dict(metadata)))
     found = session.scalars(statement.order_by(Job.id.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit

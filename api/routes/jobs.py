@@ -13,7 +13,7 @@ from api.deps import Authenticated, Caller, needs
 from api.objects.jobs import JobCheckpointObject, JobEventObject, JobObject
 from api.objects.shape import Page, page_of
 from api.pages import After
-from domain.access import Permission
+from domain.access import Permission, Reach
 from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind, parse_id
 from domain.job_requests import JobRequest
@@ -57,10 +57,13 @@ def _objects(session: Session, caller: Caller, found: Sequence[Job]) -> list[Job
     settings = caller.runtime.settings
     versions = adapters.versions_of_jobs(session, [job.id for job in found])
     reasons = waiting.reasons(session, found, lease_s=settings.lease_s, half_life_s=settings.fair_share_half_life_s)
-    return [
+    shown = [
         JobObject.of(job, versions.get(job.id), organisation=settings.organisation, waiting=reasons.get(job.id))
         for job in found
     ]
+    if caller.principal.reach(Permission.JOB_READ) is Reach.METADATA:
+        return [job.model_copy(update={"metadata": {}}) for job in shown]
+    return shown
 
 
 def limits_of(settings: Settings) -> JobLimits:

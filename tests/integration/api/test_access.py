@@ -325,3 +325,22 @@ def test_own_acts_page_backwards_past_what_others_did(make_department: Callable[
     assert (len(page["data"]), page["has_more"]) == (2, True)
     assert (len(unfiltered["data"]), unfiltered["has_more"]) == (5, False)
     assert {event["actor"]["api_key"]["user"]["id"] for event in unfiltered["data"]} == {department.trainer.id}
+
+
+def test_who_sees_metadata_sees_nothing_that_was_written_to_a_job(
+    department: Department, base_model: str, operator_key: str, auditor_key: str
+) -> None:
+    client = department.client()
+    job = client.fine_tuning.jobs.create(
+        model=base_model, training_file=department.upload(rows(4, salt=11)), metadata={"about": "a secret"}
+    )
+    assert client.fine_tuning.jobs.retrieve(job.id).metadata == {"about": "a secret"}
+    for key in (operator_key, auditor_key):
+        with http(department.api_url, key, openai_project=department.id) as platform:
+            assert platform.get(f"/fine_tuning/jobs/{job.id}").json()["metadata"] == {}
+            listed = platform.get("/fine_tuning/jobs")
+            assert job.id in listed.text
+            assert "a secret" not in listed.text
+            # Nor by asking for it.
+            assert platform.get("/fine_tuning/jobs", params={"metadata[about]": "a secret"}).status_code == 403
+    client.fine_tuning.jobs.cancel(job.id)
