@@ -12,7 +12,12 @@ from cli.session import Session
 
 app = typer.Typer(help="Departments: the tenants, each with its own people, files, jobs and adapters.")
 
-COLUMNS = (Column("name", "name"), Column("id", "id"), Column("created", lambda item: when(item["created_at"])))
+COLUMNS = (
+    Column("name", "name"),
+    Column("id", "id"),
+    Column("status", "status"),
+    Column("created", lambda item: when(item["created_at"])),
+)
 NO_LIMIT = "none"
 
 
@@ -62,6 +67,21 @@ def show(context: typer.Context, department: Annotated[str, typer.Argument(help=
     """Show one department."""
     session = Session.of(context)
     session.output.one(session.connection.get("organization", "projects", session.department_id(department)), COLUMNS)
+
+
+@app.command()
+def close(
+    context: typer.Context,
+    department: Annotated[str, typer.Argument(help="Name or id.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Close a department for ever; the operator's to do. Its rows and objects are erased later, its trail stays."""
+    session = Session.of(context)
+    if not yes:
+        typer.confirm(f"{department}: end all keys and jobs, with no way back?", abort=True)
+    closed = session.connection.post("organization", "projects", session.department_id(department), "archive")
+    session.output.said(closed, f"Closed {closed['name']} at {when(closed['archived_at'])}.")
 
 
 @app.command()

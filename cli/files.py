@@ -146,3 +146,26 @@ class Shelf:
 
     def _tell(self, sentence: str) -> None:
         self._output.story.print(plain(sentence), markup=False, soft_wrap=True)
+
+
+@app.command()
+def grant(
+    context: typer.Context,
+    file: FileId,
+    user: Annotated[str, typer.Argument(help="Id of the member, `user-…`.")],
+    days: Annotated[int | None, typer.Option(min=1, help="For how long; as long as is allowed without.")] = None,
+) -> None:
+    """Let a member read a file's content for a time; for data stewards."""
+    session = Session.of(context)
+    body: dict[str, object] = {"user_id": user} | ({"expires_in_days": days} if days else {})
+    given = session.connection.post("files", file, "grants", body=body)
+    session.output.said(given, f"{given['id']}: until {when(given['expires_at'])}.")
+
+
+@app.command("end-grant")
+def end_grant(
+    context: typer.Context, file: FileId, grant_id: Annotated[str, typer.Argument(help="`filegrant-…`.")]
+) -> None:
+    """End a grant of a file's content with the next request."""
+    session = Session.of(context)
+    session.output.said(session.connection.delete("files", file, "grants", grant_id), f"Ended {grant_id}.")

@@ -18,6 +18,7 @@ from cli import (
     audit_questions,
     audit_verify,
     base_models,
+    break_glass,
     departments,
     deployments,
     files,
@@ -30,6 +31,7 @@ from cli import (
     roles,
     service,
     service_accounts,
+    shares,
     usage,
     users,
     verify,
@@ -144,6 +146,8 @@ NOUNS = {
     "policy": policies.app,
     "deployments": deployments.app,
     "webhooks": webhooks.app,
+    "shares": shares.app,
+    "break-glass": break_glass.app,
     "workers": workers.app,
 }
 for name, noun in NOUNS.items():

@@ -3,6 +3,7 @@ from typing import Literal
 
 from pydantic import Field, StrictInt, StrictStr
 
+from api.objects.adapters import AdapterFileObject
 from api.objects.shape import Body, Identified, Shape, seconds, seconds_or_none
 from domain.ids import IdKind, public_id
 from domain.refusals import OutOfRange
@@ -114,6 +115,7 @@ class SharedVersionObject(Identified):
     model: str = Field(description="Its name as a model.")
     base_model: str = Field(description="What it was grafted on.")
     digest: str = Field(description="Of its files' manifest.")
+    files: list[AdapterFileObject] = Field(description="Its files, by path: a PEFT folder.")
     bytes: int = Field(description="Of all its files.")
     created_at: int = Field(description="When it was trained, in seconds since 1970.")
     expires_at: int = Field(description="Until when it is shared.")
@@ -128,6 +130,7 @@ class SharedVersionObject(Identified):
             model=shared.model_name,
             base_model=base_model,
             digest=shared.digest,
+            files=[AdapterFileObject(path=f.path, bytes=f.bytes, digest=f.digest) for f in shared.manifest.files],
             bytes=shared.manifest.total_bytes,
             created_at=seconds(shared.created_at),
             expires_at=seconds(shared.expires_at),
