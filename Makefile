@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo bench chaos up test check lint format clean
+.PHONY: help setup setup-dev demo bench bench-audit chaos up test check lint format clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.setup  ## Make .venv with everything that runs the service
 
@@ -37,6 +37,9 @@ $(VENV)/.setup-bench: $(VENV)/.setup
 
 bench: $(VENV)/.setup-bench  ## Measure our engine beside peft and TRL, and write the tables; BENCH=--quick for a short one
 	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-audit: $(VENV)/.setup-bench  ## Ask, write, seal, verify and tamper with ten million audit events; AUDIT='--events 100000' for fewer
+	$(BIN)/python -m benchmarks.audit --keep $(AUDIT)
 
 chaos: $(VENV)/.setup-dev  ## Break the whole service by a seed, and check what is left; CHAOS='--quick --seed 2' for others
 	$(BIN)/python -m chaos $(CHAOS)

@@ -81,11 +81,12 @@ class Writer:
     """Writes the events of a shape, a batch after the other."""
 
     def __init__(self, connection: "psycopg.Connection[Any]", shape: Shape) -> None:
-        self._connection, self._shape, self._written = connection, shape, 0
+        self._connection, self._shape = connection, shape
+        self.written = 0
         self._start = shape.start
         actions = [action for action, share in _SHARES.items() for _ in range(share)]
         versions = max(50, shape.events // 50)
-        self._drawn_from = {
+        self.drawn_from = {
             "actions": actions, "versions": versions, "files": max(20, versions // 4),
             "adapters": max(10, versions // 20), "people": max(20, shape.events // 2000),
             "departments": shape.departments,
@@ -97,17 +98,17 @@ class Writer:
     def is_half(self) -> bool:
         """Whether the last batch went beyond the half of all events."""
         half = self._shape.events // 2
-        return self._written - self._shape.batch < half <= self._written
+        return self.written - self._shape.batch < half <= self.written
 
     def write(self) -> datetime | None:
         """The next batch, committed; the moment of its last event. None where all are written."""
-        first, last = self._written + 1, min(self._written + self._shape.batch, self._shape.events)
+        first, last = self.written + 1, min(self.written + self._shape.batch, self._shape.events)
         if first > last:
             return None
         times = {"start": self._start, "step": self._shape.step, "first": first, "last": last}
-        self._connection.execute(_INSERT, self._drawn_from | times)
+        self._connection.execute(_INSERT, self.drawn_from | times)
         # A number that was taken and rolled back, as there are in life.
         self._connection.execute("SELECT nextval(pg_get_serial_sequence('audit_events', 'number'))")
         self._connection.commit()
-        self._written = last
+        self.written = last
         return self._start + (last - 1) * self._shape.step
