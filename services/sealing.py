@@ -20,6 +20,7 @@ ROUND_EVENTS = 10_000
 # An event that is not sealed after so long is an alarm.
 ALARM_AFTER_S = 60.0
 
+_PATIENCE = text("SET LOCAL idle_in_transaction_session_timeout = '5min'")
 _LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('audit_seals', 0))")
 _CUT = text("SELECT xid FROM audit_events WHERE xid >= :xmax ORDER BY xid OFFSET :events LIMIT 1")
 # Events and snapshot in one statement: it sees exactly the transactions that its pg_current_snapshot() sees.
@@ -52,6 +53,8 @@ def seal(session: Session, *, at: int | None = None, events: int = ROUND_EVENTS)
 
     `at` is the time of the seals in microseconds, the database's where it is left out.
     """
+    # Between two statements ten thousand events are hashed, and nobody waits for this transaction's rows.
+    session.execute(_PATIENCE)
     if not session.execute(_LOCK).scalar_one():
         return None
     before = _newest_snapshot(session)
