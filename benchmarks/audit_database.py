@@ -32,10 +32,10 @@ _NEEDED = "ix_audit_events_xid"
 _LINEAGE = """
     SET LOCAL session_replication_role = replica;
     INSERT INTO adapter_versions (id, department_id, adapter_id, number, job_id, base_model_id, state, model_name,
-        digest, manifest, report, created_by)
+        digest, manifest, report, created_by, submitter_id)
     SELECT md5('version' || v)::uuid, md5('department' || department)::uuid, md5('adapter' || v % {adapters})::uuid,
         v + 1, md5('job' || v)::uuid, md5('base')::uuid, 'candidate', 'ft:' || v, 'sha256:', '{{}}', '{{}}',
-        md5('user' || v)::uuid
+        md5('user' || v % {people})::uuid, md5('user' || v % {people})::uuid
     FROM (SELECT v, floor({departments} * (((hashint8extended(v, 4) & 1048575) / 1048576.0) ^ 2))::int AS department
         FROM generate_series(0, {versions} - 1) v) drawn;
     INSERT INTO lineage_edges (department_id, subject_type, subject_id, relation, object_type, object_id)

@@ -75,7 +75,8 @@ _SINCE = "occurred_at >= :since"
 _NEWEST = "ORDER BY number DESC LIMIT :rows"
 _RIGHTS = (
     "'member.added', 'member.changed', 'member.removed', 'service_account.created', 'service_account.deleted', "
-    "'key.created', 'key.revoked'"
+    "'key.created', 'key.revoked', 'role_grant.granted', 'role_grant.withdrawn', 'breakglass.opened', "
+    "'breakglass.closed', 'file.granted', 'file.grant_ended', 'share.approved', 'share.ended'"
 )
 
 # ruff: noqa: S608 - fixed text, in parts
@@ -95,8 +96,9 @@ _ALL = (
     SavedQuery(
         "alias_moves", "When were this adapter's aliases moved, by whom, to which version?",
         "SELECT occurred_at, id AS event, department_id AS department, actor_id AS actor, "
-        "details ->> 'alias' AS alias, resource_id AS version, details ->> 'number' AS number, before, after "
-        f"FROM audit_events WHERE refs @> ARRAY[:subject] AND action = 'alias.moved' AND {_HERE} {_NEWEST}",
+        "details ->> 'alias' AS alias, resource_id AS version, details ->> 'from' AS from_number, "
+        "details ->> 'number' AS to_number FROM audit_events WHERE refs @> ARRAY[:subject] "
+        f"AND action IN ('alias.moved', 'alias.withdrawn') AND {_HERE} {_NEWEST}",
         needs=Parameter.ADAPTER,
     ),
     SavedQuery(
@@ -119,6 +121,29 @@ _ALL = (
         "UNION SELECT * FROM audit_events WHERE refs @> ARRAY[:subject]) "
         f"SELECT {_EVENT}, {_ABOUT} FROM events WHERE {_HERE} ORDER BY number DESC LIMIT least(:rows, 200)",
         needs=Parameter.VERSION,
+    ),
+    SavedQuery(
+        "own_approvals", "Did anybody approve what they submitted, or asked for? None is the answer that proves it.",
+        "SELECT 'decision' AS told_by, version_id AS version, id AS record, approver_id AS actor, created_at AS at "
+        "FROM approval_decisions WHERE approver_id IN (submitter_id, requester_id) "
+        "UNION ALL SELECT 'trail', v.id, e.id, e.actor_id, e.occurred_at FROM audit_events e "
+        "JOIN adapter_versions v ON v.id = e.resource_id AND v.submitter_id IN (e.actor_id, e.on_behalf_of) "
+        "WHERE e.action IN ('adapter.version.approved', 'adapter.version.approval_given') "
+        f"AND e.{_SINCE} AND e.department_id = :department LIMIT :rows",
+        source=Source.DOMAIN,
+    ),
+    SavedQuery(
+        "waiting_approvals", "Which requests to approve have waited for so long?",
+        "SELECT id AS request, version_id AS version, submitter_id AS submitter, requester_id AS requester, "
+        "required, created_at, expires_at FROM approval_requests WHERE state = 'pending' AND created_at < :since "
+        "ORDER BY id LIMIT :rows",
+        source=Source.DOMAIN, days=7,
+    ),
+    SavedQuery(
+        "emergencies", "Which accesses in an emergency were asked for, opened and closed?",
+        f"SELECT {_EVENT}, {_ABOUT}, details FROM audit_events WHERE action IN "
+        f"('breakglass.requested', 'breakglass.opened', 'breakglass.closed') AND {_SINCE} AND {_HERE} {_NEWEST}",
+        days=365,
     ),
     SavedQuery(
         "rights", "Who was given which right, or lost it?",

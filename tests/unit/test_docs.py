@@ -20,6 +20,7 @@ from domain.refusals import PolicyWidens, Refusal
 from domain.verdicts import ReasonCode
 from domain.waiting import WaitingCode
 from runtime.settings import Settings
+from services.audit_queries import QUERIES, Source
 from workers.progress import metrics_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +124,15 @@ def test_every_audit_event_is_told() -> None:
     assert set(_table("audit-events.md", "event")) == set(AuditEvent)
     page = (DOCS / "audit-events.md").read_text()
     assert all(f"`{outcome}`" in page for outcome in Outcome)
+
+
+def test_every_saved_question_is_told_with_what_it_needs() -> None:
+    told = {name: cells[0] for name, cells in _table("audit.md", "question").items()}
+    needs = {query.name: query.needs.value if query.needs else "" for query in QUERIES.values()}
+    of_one = {query.name for query in QUERIES.values() if query.source is Source.DOMAIN}
+    assert told == {
+        name: ", ".join(filter(None, (need, "a department" if name in of_one else ""))) for name, need in needs.items()
+    }
 
 
 def test_every_failpoint_is_told() -> None:

@@ -61,7 +61,7 @@ def test_every_question_has_an_answer(finished: Finished, auditor: httpx.Client)
     downloads = asked(auditor, "downloads_of_version", version=version)
     assert {row["action"] for row in downloads} >= {"adapter.version.downloaded"}
     (moved,) = asked(auditor, "alias_moves", adapter=adapter)
-    assert (moved["alias"], moved["version"], moved["number"]) == ("latest", version, "1")
+    assert (moved["alias"], moved["version"], moved["to_number"]) == ("latest", version, "1")
     acts = {row["action"] for row in asked(auditor, "acts_of", actor=department.trainer.id)}
     assert acts >= {"job.submitted", "file.created", "file.read", "access.denied"}
     (denied,) = asked(auditor, "not_done", department=department.id)
@@ -80,12 +80,16 @@ def test_every_question_has_an_answer(finished: Finished, auditor: httpx.Client)
     event = auditor.get("/organization/audit_logs", params={"resource_ids[]": finished.job}).json()["data"][-1]
     assert [row["action"] for row in asked(auditor, "of_request", request=event["request_id"])] == ["job.submitted"]
     assert asked(auditor, "unused_keys", department=department.id) == []
+    for name in ("own_approvals", "waiting_approvals", "emergencies"):
+        assert asked(auditor, name, department=department.id) == []
+    assert asked(auditor, "unused_keys", department=department.id) == []
     reads = asked(auditor, "audit_reads")
     assert reads[0]["details"] == {"query": "unused_keys", "rows": 0}
     told = {query["id"] for query in auditor.get("/audit/queries").json()["data"]}
     assert told == set(QUERIES) == {
         "trained_on_file", "downloads_of_version", "alias_moves", "acts_of", "not_done", "story_of_version", "rights",
-        "holders_of_file", "counts", "of_request", "unused_keys", "audit_reads",
+        "holders_of_file", "counts", "of_request", "unused_keys", "audit_reads", "own_approvals", "waiting_approvals",
+        "emergencies",
     }  # fmt: skip
 
 
@@ -103,6 +107,29 @@ def test_an_admin_asks_of_their_department_and_others_do_not_ask(finished: Finis
             # Another department's object answers as nobody's.
             assert not query.needs or rows == []
             assert trainer.get(f"/audit/queries/{name}", params=told).status_code == 403
+
+
+def test_an_approval_of_ones_own_that_came_about_in_spite_of_all_is_named(
+    finished: Finished, auditor: httpx.Client, database: Database
+) -> None:
+    department = finished.department
+    engine = create_engine(database.admin_url)
+    with engine.begin() as connection:
+        # As a superuser could: the application cannot write such an event, and the registry no such decision.
+        connection.execute(
+            text("""
+                INSERT INTO audit_events (xid, department_id, actor_type, actor_id, roles, action, outcome,
+                    resource_type, resource_id, refs, details)
+                SELECT pg_current_xact_id()::text::bigint, department_id, 'user', submitter_id, '{}',
+                    'adapter.version.approved', 'success', 'adapter_version', id, '{}', '{}'
+                FROM adapter_versions WHERE id = :version
+            """),
+            {"version": finished.version.removeprefix("adapterver-")},
+        )
+    engine.dispose()
+    (own,) = asked(auditor, "own_approvals", department=department.id)
+    assert (own["told_by"], own["version"]) == ("trail", finished.version)
+    assert own["actor"].replace("-", "") == department.trainer.id.removeprefix("user-")
 
 
 @pytest.mark.parametrize(
@@ -135,8 +162,12 @@ def test_the_client_finds_people_by_address_and_keys_by_id(
     by_id = [event.id for event in logs.list(actor_ids=[finished.department.trainer.id], limit=100)]
     assert by_email == by_id != []
     assert list(logs.list(actor_emails=["nobody@example.org"])) == []
-    key = json.loads(logs.list(actor_emails=[email], limit=1).data[0].to_json())["actor"]["api_key"]["id"]
-    assert [event.id for event in logs.list(actor_ids=[key], limit=100)] == by_id
+    (submitted,) = logs.list(actor_emails=[email], event_types=["job.submitted"])  # type: ignore[list-item]
+    assert submitted.actor
+    assert submitted.actor.api_key
+    by_key = [event.id for event in logs.list(actor_ids=[str(submitted.actor.api_key.id)], limit=100)]
+    assert submitted.id in by_key
+    assert set(by_key) <= set(by_id)
     platform = list(logs.list(tenant_only=True, limit=100))
     assert platform
     assert all(event.project is None for event in platform)
