@@ -89,7 +89,7 @@ def _measure(database: Database, options: argparse.Namespace) -> dict[str, objec
     opened, load = database.checkpoints(), os.getloadavg()
     say(f"{len(opened)} checkpoints; asking")
     idle = _ask_all(database, options.asked)
-    with _sealing(database), _writing(database, BESIDE) as written, _lags(database) as lags:
+    with _process(_seal_on, database.app_url), _writing(database, BESIDE) as written, _lags(database) as lags:
         begun = time.monotonic()
         beside = _ask_all(database, options.asked)
         # Long enough for the sealer to have had its turns.
@@ -186,10 +186,6 @@ def _process(work: Callable[..., None], *arguments: object) -> Iterator[None]:
     process.join(60)
 
 
-def _sealing(database: Database) -> Iterator[None]:
-    return _process(_seal_on, database.app_url)  # type: ignore[return-value]
-
-
 def _seal_on(url: str, stop: Event) -> None:
     """As the sealer does: a round, and a second's rest when nothing is left."""
     engine = sessions.connect(url)
@@ -279,7 +275,7 @@ def _full_speed(database: Database, clients: int, seconds: float) -> float:
         process.start()
     for process in processes:
         process.join()
-    return counted.value / seconds
+    return float(counted.value / seconds)
 
 
 def _append_for(url: str, clients: int, seconds: float, counted: "Counted") -> None:

@@ -18,8 +18,8 @@ from benchmarks.reports import say
 from evidence.checkpoints import Checkpoint, open_all, read_segment
 from evidence.seals import Seal
 from models_db import sessions
-from models_db.audit import AuditRecord
 from models_db.sessions import APP_ROLE
+from models_db.tables import Table
 from runtime import migrations
 from runtime.embedded import EmbeddedServices
 from services import checkpoints, sealing
@@ -29,6 +29,7 @@ ROUNDS_A_CHECKPOINT = 50
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What the sealer needs while there are no readers; the others are made when all rows are there.
 _NEEDED = "ix_audit_events_xid"
+INDEXES = Table.metadata.tables["audit_events"].indexes
 _LINEAGE = """
     SET LOCAL session_replication_role = replica;
     INSERT INTO adapter_versions (id, department_id, adapter_id, number, job_id, base_model_id, state, model_name,
@@ -104,9 +105,7 @@ def build(server_url: str, name: str, shape: Shape) -> Database:
     migrations.upgrade(*urls)
     begun = time.monotonic()
     key = Ed25519PrivateKey.generate()
-    _administer(
-        urls[0], *(f"DROP INDEX {index.name}" for index in AuditRecord.__table__.indexes if index.name != _NEEDED)
-    )
+    _administer(urls[0], *(f"DROP INDEX {index.name}" for index in INDEXES if index.name != _NEEDED))
     with psycopg.connect(_plain(urls[0])) as superuser:
         writer = Writer(superuser, shape)
         _write_and_seal(writer, urls[1], key)
@@ -154,7 +153,7 @@ def _checkpoint(engine: Engine, key: Ed25519PrivateKey) -> None:
 def _make_indexes(admin_url: str) -> None:
     engine = create_engine(admin_url)
     begun = time.monotonic()
-    for index in AuditRecord.__table__.indexes:
+    for index in INDEXES:
         if index.name != _NEEDED:
             with engine.begin() as connection:
                 index.create(connection)
