@@ -37,7 +37,12 @@ def main() -> int:
 
 def _shape(options: argparse.Namespace) -> Shape:
     times = USUAL if options.usual_times or options.base_model else Shape()
-    return replace(times, workers=options.workers, real_engine=options.base_model is not None)
+    return replace(
+        times,
+        workers=options.workers,
+        real_engine=options.base_model is not None,
+        lease_s=options.lease_s or times.lease_s,
+    )
 
 
 def _task(options: argparse.Namespace) -> Task:
@@ -77,6 +82,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=60, help="of a job on that base model")
     parser.add_argument("--checkpoint-every", type=int, default=10, help="of those steps")
+    parser.add_argument("--lease-s", type=float, help="longer than 2 s on a machine that others keep busy")
     parser.add_argument("--usual-times", action="store_true", help="a lease of 60 s, and a sweep every 15 s")
     parser.add_argument("--minutes", type=float, default=60.0, help="inject no longer than this")
     parser.add_argument("--jobs", type=int, default=Plan.unfinished, help="how many jobs wait or run at a time")

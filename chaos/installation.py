@@ -27,7 +27,7 @@ from runtime.installation import PlatformKeys
 from runtime.settings import Settings, as_environment
 
 APP_PASSWORD = "of a database that lives as long as a run"  # noqa: S105
-TRAIN, VALIDATE, SWEEP, BEAT, API = "train", "validate", "sweep", "beat", "api"
+TRAIN, VALIDATE, SWEEP, BEAT, SEAL, API = "train", "validate", "sweep", "beat", "seal", "api"
 # A restart of a server by whoever looks after it.
 _SERVER_ENDS_WITHIN_S, _SERVER_STARTS_WITHIN_S, _ENDED_AT_ONCE_S = 10.0, 30.0, 1.0
 
@@ -161,6 +161,7 @@ class Installation:
             worker(VALIDATE, VALIDATE),
             worker(SWEEP, SWEEP),
             worker(BEAT, BEAT),
+            worker(SEAL, SEAL),
             *(worker(f"{TRAIN}-{number}", TRAIN) for number in range(1, self.shape.workers + 1)),
         ]
 

@@ -22,8 +22,8 @@ PRELOADED = [
     "celery.events.receiver", "celery.fixups.django", "celery.loaders.app", "celery.worker.autoscale",
     "celery.worker.components", "celery.worker.consumer.delayed_delivery", "celery.worker.strategy", "chaos.sabotage",
     "encodings.idna", "kombu.transport.redis", "psycopg", "sqlalchemy.dialects.postgresql.psycopg",
-    "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto", "workers.main", "workers.sweeper",
-    "workers.training", "workers.validation",
+    "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto", "workers.main", "workers.sealer",
+    "workers.sweeper", "workers.training", "workers.validation",
 ]  # fmt: skip
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -330,7 +330,7 @@ class Chaos:
             checkpoint_every_steps=self._workload.task.checkpoint_every,
             engine="real" if shape.real_engine else "short",
             faults=dict(self._faults),
-            failpoints={point: dict(acts) for point, acts in sorted(self._reached.items())},
+            failpoints={point: dict(self._reached[point]) for point in faults.POINTS},
             jobs=dict(measures.jobs_by_end(engine)),
             versions=measures.versions(engine),
             broken=dict(broken),

@@ -131,7 +131,8 @@ class Workload:
             "lora": {
                 "max_steps": self.task.steps,
                 "checkpoint_every_steps": self.task.checkpoint_every,
-                "max_seq_len": 64,
+                # What rows come to is kept for each length: so they are looked at again.
+                "max_seq_len": self._random.randrange(64, 256),
             },
         }
         self.tried.add(tag)
