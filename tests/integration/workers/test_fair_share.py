@@ -49,17 +49,24 @@ def neighbour(department: Any) -> Callable[[str], Any]:
 
 
 SEEDS = range(20)
+# Of the departments, how many have never had a device.
+NEW = 0.4
 
 
 def test_the_database_orders_jobs_as_the_formula_does(department: Any, admin: Connection) -> None:
     template = department.submit_queued()
     asked = text("SELECT job_id FROM claimable_jobs(1000, :half_life_s)")
+    places = text("SELECT job_id, place FROM queue_positions(:jobs, :half_life_s)")
     for seed in SEEDS:
         chance = random.Random(seed)
         standings = [_standing(chance) for _ in range(chance.randint(2, 6))]
         with _only(admin, standings, template):
             found = admin.execute(asked, {"half_life_s": HALF_LIFE_S}).scalars().all()
+            waiting = [each.job for standing in standings for each in standing.waiting]
+            told = admin.execute(places, {"jobs": waiting, "half_life_s": HALF_LIFE_S}).all()
         assert found == order(standings, HALF_LIFE_S), seed
+        # Those whose departments run as many jobs as they may have no place.
+        assert dict(told) == {job: place for place, job in enumerate(found, 1)}, seed
         assert len(found) == sum(len(standing.waiting) for standing in standings if standing.may_run)
 
 
@@ -92,6 +99,10 @@ def _only(admin: Connection, standings: list[Standing], template: UUID) -> Itera
 
 
 def _standing(chance: random.Random) -> Standing:
+    waiting = [Waiting(UUID(int=chance.getrandbits(128)), chance.randint(-2, 2)) for _ in range(chance.randint(1, 5))]
+    if chance.random() < NEW:
+        # Equal to each other: of them the oldest job comes first.
+        return Standing(uuid4(), waiting=waiting)
     return Standing(
         department=uuid4(),
         weight=chance.choice([0.5, 1.0, 2.0, 3.0]),
@@ -102,9 +113,7 @@ def _standing(chance: random.Random) -> Standing:
             Hold(chance.uniform(0, 500), chance.randint(1, 4), chance.randint(1, 3))
             for _ in range(chance.randint(0, 3))
         ],
-        waiting=[
-            Waiting(UUID(int=chance.getrandbits(128)), chance.randint(-2, 2)) for _ in range(chance.randint(1, 5))
-        ],
+        waiting=waiting,
         max_running_jobs=chance.choice([None, 1, 2]),
         served_ago_s=chance.choice([None, chance.uniform(0, 5000)]),
     )
