@@ -5,6 +5,9 @@ from sqlalchemy import NullPool, create_engine
 
 from models_db.tables import Table
 
+# Behind a migration that waits for a table everybody waits, who may wait for 5 s. `runtime.migrations` tries again.
+PATIENCE = "-c lock_timeout=3s"
+
 
 def run() -> None:
     """Run the asked revisions in one transaction on `sqlalchemy.url`."""
@@ -12,7 +15,7 @@ def run() -> None:
     if url is None:
         message = "Set sqlalchemy.url, or call runtime.migrations, which does."
         raise RuntimeError(message)
-    engine = create_engine(url, poolclass=NullPool)
+    engine = create_engine(url, poolclass=NullPool, connect_args={"options": PATIENCE})
     with engine.connect() as connection:
         context.configure(connection=connection, target_metadata=Table.metadata, compare_server_default=True)
         with context.begin_transaction():
