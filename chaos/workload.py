@@ -19,7 +19,7 @@ from domain.digests import digest_of
 from domain.ids import IdKind, parse_id, public_id
 
 BASE_MODEL = "none"
-_ANSWER_WITHIN_S = 20.0
+_ANSWER_WITHIN_S, _PREPARED_WITHIN_S = 20.0, 60.0
 _RETRY_AFTER_S = 0.2
 # What a client repeats beside 5xx.
 AGAIN = {HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
@@ -98,6 +98,7 @@ class Workload:
                 f"/base_models/{BASE_MODEL}/files/{path}",
                 content=content,
                 headers=_bearer(operator) | {"Content-Type": "application/octet-stream"},
+                timeout=_PREPARED_WITHIN_S,
             )
             put.raise_for_status()
         self.customers = [self._customer(operator, number) for number in range(self.departments)]
@@ -179,7 +180,7 @@ class Workload:
         return self._sent("POST", key, path, json=body)
 
     def _sent(self, method: str, key: str, path: str, **more: object) -> dict[str, str]:
-        answer = self._http.request(method, path, headers=_bearer(key), **more)  # type: ignore[arg-type]
+        answer = self._http.request(method, path, headers=_bearer(key), timeout=_PREPARED_WITHIN_S, **more)  # type: ignore[arg-type]
         made: dict[str, str] = answer.raise_for_status().json()
         return made
 
