@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain.access import Permission, Principal, PrincipalType, require
+from domain.access import Permission, Principal, PrincipalType, Reach, require
 from domain.adapters import VersionState
 from domain.approvals import Decision
 from domain.cards import Card, CardApproval, CardDecision, CardEvaluation, CardFile
@@ -39,8 +39,9 @@ class Comparison:
 
 
 def card_of(session: Session, principal: Principal, version: AdapterVersion) -> Card:
-    """Everything that is known of a version."""
+    """Everything that is known of a version; nothing that its department wrote for who sees metadata alone."""
     require(principal, Permission.ADAPTER_READ)
+    reads_text = principal.reach(Permission.ADAPTER_READ) is not Reach.METADATA
     job = None if version.job_id is None else session.get_one(Job, version.job_id)
     base_model = session.get_one(BaseModel, version.base_model_id)
     aliases = session.scalars(select(Alias.name).where(Alias.version_id == version.id).order_by(Alias.name))
@@ -51,12 +52,12 @@ def card_of(session: Session, principal: Principal, version: AdapterVersion) -> 
         model=version.model_name,
         digest=version.digest,
         state=VersionState(version.state),
-        state_reason=version.state_reason,
+        state_reason=version.state_reason if reads_text else None,
         state_changed_at=version.state_changed_at,
         created_at=version.created_at,
         data_class=DataClass(version.data_class),
-        labels=version.labels,
-        description=version.description,
+        labels=version.labels if reads_text else {},
+        description=version.description if reads_text else "",
         aliases=tuple(aliases),
         base_model=base_model.name,
         base_model_digest=base_model.digest,

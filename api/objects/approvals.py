@@ -129,6 +129,11 @@ class ApprovalObject(Identified):
             closed_at=seconds_or_none(request.closed_at),
         )
 
+    def without_text(self) -> "ApprovalObject":
+        """For who sees metadata alone: who asked and decided what, and nothing that they wrote."""
+        decisions = [each.model_copy(update={"comment": ""}) for each in self.decisions]
+        return self.model_copy(update={"note": "", "decisions": decisions, "comments": []})
+
 
 def _caller(kind: str, key: UUID) -> str:
     return public_id(IdKind.USER if kind == PrincipalType.USER else IdKind.SERVICE_ACCOUNT, key)

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
-from api.deps import Authenticated, needs
+from api.deps import Authenticated, Caller, needs
 from api.downloads import TAR_RESPONSE, Beside, StoredFiles, as_tar
 from api.objects.adapters import AdapterObject, AdapterVersionObject
 from api.objects.shape import Page, page_of
 from api.pages import After
-from domain.access import Permission, PrincipalType
+from domain.access import Permission, PrincipalType, Reach
 from domain.digests import Digest, Manifest
 from domain.ids import IdKind, parse_id
 from models_db.adapters import AdapterVersion
@@ -27,17 +27,20 @@ Reference = Annotated[str, Path(description="A version's number, or an alias suc
 Limit = Annotated[int, Query(ge=1, le=100, description="Objects a page.")]
 
 
-def version_object(session: Session, version: AdapterVersion, *, adapter: str) -> AdapterVersionObject:
-    """A version with the names that its row points at."""
+def version_object(session: Session, caller: Caller, version: AdapterVersion, *, adapter: str) -> AdapterVersionObject:
+    """A version with the names that its row points at; who sees metadata alone sees nothing that was written to it."""
     job = None if version.job_id is None else session.get_one(Job, version.job_id)
     by_user = (job.submitted_by_type if job else version.created_by_type) == PrincipalType.USER
-    return AdapterVersionObject.of(
+    shown = AdapterVersionObject.of(
         version,
         adapter=adapter,
         base_model=session.get_one(BaseModel, version.base_model_id).name,
         author=IdKind.USER if by_user else IdKind.SERVICE_ACCOUNT,
         evaluations=list(adapters.evaluations_of(session, version.id)),
     )
+    if caller.principal.reach(Permission.ADAPTER_READ) is Reach.METADATA:
+        return shown.model_copy(update={"labels": {}, "description": "", "state_reason": None})
+    return shown
 
 
 @router.get("", summary="List adapters", dependencies=[needs(Permission.ADAPTER_READ)])
@@ -67,14 +70,15 @@ def list_versions(
     cursor = None if after is None else parse_id(IdKind.ADAPTER_VERSION, after)
     with caller.in_department() as session:
         found, has_more = adapters.list_versions(session, caller.principal, name, after=cursor, limit=limit)
-        return page_of((version_object(session, version, adapter=name) for version in found), has_more=has_more)
+        return page_of((version_object(session, caller, version, adapter=name) for version in found), has_more=has_more)
 
 
 @router.get("/{name}/versions/{reference}", summary="Look at a version", dependencies=[needs(Permission.ADAPTER_READ)])
 def retrieve_version(caller: Authenticated, name: Name, reference: Reference) -> AdapterVersionObject:
     """A version by number or alias: its files, its digest, what was measured."""
     with caller.in_department() as session:
-        return version_object(session, adapters.get_version(session, caller.principal, name, reference), adapter=name)
+        version = adapters.get_version(session, caller.principal, name, reference)
+        return version_object(session, caller, version, adapter=name)
 
 
 @router.get(

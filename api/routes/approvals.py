@@ -7,11 +7,11 @@ from fastapi import APIRouter, Path, Query
 from sqlalchemy.orm import Session
 
 from api.bodies import json_body
-from api.deps import Authenticated, needs
+from api.deps import Authenticated, Caller, needs
 from api.objects.approvals import ApprovalObject, ApprovalRequestBody, CommentRequest, DecisionRequest
 from api.objects.shape import Page, page_of
 from api.pages import After
-from domain.access import Permission
+from domain.access import Permission, Reach
 from domain.approvals import ApprovalState
 from domain.ids import IdKind, parse_id
 from models_db.adapters import Adapter, AdapterVersion
@@ -23,9 +23,10 @@ router = APIRouter(prefix="/v1/approvals", tags=["Approvals"])
 ApprovalId = Annotated[str, Path(description="A request's id, `approval-…`.")]
 
 
-def _object(session: Session, approval: Approval) -> ApprovalObject:
+def _object(session: Session, caller: Caller, approval: Approval) -> ApprovalObject:
     version = session.get_one(AdapterVersion, approval.request.version_id)
-    return ApprovalObject.of(session.get_one(Adapter, version.adapter_id).name, version.number, approval)
+    shown = ApprovalObject.of(session.get_one(Adapter, version.adapter_id).name, version.number, approval)
+    return shown.without_text() if caller.principal.reach(Permission.APPROVAL_READ) is Reach.METADATA else shown
 
 
 @router.post("", summary="Ask for an approval", dependencies=[needs(Permission.APPROVAL_REQUEST)])
@@ -37,7 +38,7 @@ def create(
     with caller.in_department() as session:
         version = adapters.get_version(session, caller.principal, wanted.adapter, wanted.version)
         made = approvals.request(session, caller.principal, version, wanted.evidence(), lives=lives)
-        return _object(session, made)
+        return _object(session, caller, made)
 
 
 @router.get("", summary="List approvals", dependencies=[needs(Permission.APPROVAL_READ)])
@@ -60,7 +61,7 @@ def list_page(
     )
     with caller.in_department() as session:
         found, has_more = approvals.list_page(session, caller.principal, wanted)
-        return page_of([_object(session, each) for each in found], has_more=has_more)
+        return page_of([_object(session, caller, each) for each in found], has_more=has_more)
 
 
 @router.get("/{approval_id}", summary="Look at an approval", dependencies=[needs(Permission.APPROVAL_READ)])
@@ -68,7 +69,7 @@ def retrieve(caller: Authenticated, approval_id: ApprovalId) -> ApprovalObject:
     """A request, its evidence, and what was said and decided."""
     with caller.in_department() as session:
         found = approvals.get(session, caller.principal, parse_id(IdKind.APPROVAL, approval_id))
-        return _object(session, found)
+        return _object(session, caller, found)
 
 
 @router.post("/{approval_id}/decision", summary="Decide an approval", dependencies=[needs(Permission.APPROVAL_DECIDE)])
@@ -81,7 +82,7 @@ def decide(
         decided = approvals.decide(
             session, caller.principal, approval, wanted.decision, digest=wanted.digest, comment=wanted.comment
         )
-        return _object(session, decided)
+        return _object(session, caller, decided)
 
 
 @router.post(
@@ -93,7 +94,7 @@ def comment(
     """Say something to a request, before or after it is decided."""
     approval = parse_id(IdKind.APPROVAL, approval_id)
     with caller.in_department() as session:
-        return _object(session, approvals.comment(session, caller.principal, approval, wanted.comment))
+        return _object(session, caller, approvals.comment(session, caller.principal, approval, wanted.comment))
 
 
 @router.post(
@@ -103,4 +104,4 @@ def withdraw(caller: Authenticated, approval_id: ApprovalId) -> ApprovalObject:
     """Take back a request that nobody has decided: one's own, or any as an admin."""
     with caller.in_department() as session:
         found = approvals.withdraw(session, caller.principal, parse_id(IdKind.APPROVAL, approval_id))
-        return _object(session, found)
+        return _object(session, caller, found)

@@ -91,4 +91,4 @@ def create(caller: Authenticated, name: Name, folder: Annotated[Path, Depends(_r
     """
     version = import_folder(caller.runtime, caller.principal, name, folder, department=caller.department)
     with caller.in_department() as session:
-        return version_object(session, version, adapter=name)
+        return version_object(session, caller, version, adapter=name)

@@ -36,7 +36,7 @@ def describe(
         version = adapters.get_version(session, caller.principal, name, reference)
         labels, description = wanted.labels, wanted.description
         found = versions.describe(session, caller.principal, version, labels=labels, description=description)
-        return version_object(session, found, adapter=name)
+        return version_object(session, caller, found, adapter=name)
 
 
 @router.post(
@@ -52,7 +52,7 @@ def revoke(
     with caller.in_department() as session:
         version = adapters.get_version(session, caller.principal, name, reference)
         found = versions.revoke(session, caller.principal, version, reason=wanted.reason)
-        return version_object(session, found, adapter=name)
+        return version_object(session, caller, found, adapter=name)
 
 
 @router.post(
@@ -68,7 +68,7 @@ def retire(
     with caller.in_department() as session:
         version = adapters.get_version(session, caller.principal, name, reference)
         found = versions.retire(session, caller.principal, version, reason=wanted.reason)
-        return version_object(session, found, adapter=name)
+        return version_object(session, caller, found, adapter=name)
 
 
 @router.delete("/versions/{reference}", summary="Delete a version", dependencies=[needs(Permission.ADAPTER_DELETE)])

@@ -257,3 +257,21 @@ def test_only_who_holds_the_right_decides_and_each_step_is_in_the_trail(governed
     people = [event["actor"]["api_key"]["user"]["id"] for event in told]
     assert people[:2] == [governed.person("approver 2").id, governed.person("approver").id]
     assert all(event["details"]["digest"] == version["digest"] for event in told)
+
+
+def test_who_sees_metadata_sees_nothing_that_was_written(governed: Governed, auditor_key: str) -> None:
+    version = governed.train("private")
+    path = "/adapters/private/versions/1"
+    sent(governed("trainer").post(path, json={"labels": {"about": "a secret"}, "description": "a secret"}))
+    asked = governed.request(version, note="a secret")
+    sent(governed("approver").post(f"/approvals/{asked['id']}/comments", json={"comment": "a secret"}))
+    sent(governed.decide(asked, "reject", comment="a secret"))
+    sent(governed("admin").post(f"{path}/revoke", json={"reason": "a secret"}))
+    department = governed.department
+    with http(department.api_url, auditor_key, openai_project=department.id) as auditor:
+        for seen in (path, f"{path}/card", f"{path}/card?format=markdown", "/adapters/private/versions",
+                     f"/approvals/{asked['id']}", "/approvals"):  # fmt: skip
+            assert "a secret" in governed("viewer").get(seen).text, seen
+            assert "a secret" not in auditor.get(seen).raise_for_status().text, seen
+        decided = sent(auditor.get(f"/approvals/{asked['id']}"))
+    assert [each["decision"] for each in decided["decisions"]] == ["reject"]
