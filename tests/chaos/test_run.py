@@ -1,0 +1,19 @@
+"""A short run of `make chaos` by a fixed seed: everything at once."""
+
+from collections.abc import Callable
+
+from chaos.installation import Installation, Shape
+from chaos.run import Chaos, Plan
+from chaos.workload import Workload
+
+PLAN = Plan(seed=1, kills=15, stops=4, rounds=0, strikes=9, between_strikes_s=1.5)
+
+
+def test_a_seeded_run_keeps_every_promise(install: Callable[..., tuple[Installation, Workload]]) -> None:
+    installation, workload = install(Shape(workers=2), departments=2, seed=PLAN.seed)
+    results = Chaos(installation, workload, PLAN).run()
+    assert results.broken == {}, results.table()
+    assert results.faults["SIGKILL"] >= PLAN.kills
+    assert results.faults["SIGSTOP"] >= PLAN.stops
+    assert sum(number for name, number in results.faults.items() if ":" in name) == PLAN.strikes
+    assert results.versions == results.jobs["succeeded"] > 0
