@@ -18,6 +18,7 @@ from domain.refusals import (
     Denied,
     ForeignDepartment,
     OverQuota,
+    PolicyViolation,
     QuotaSpent,
     Refusal,
     Unauthenticated,
@@ -112,7 +113,9 @@ def refused(refusal: Refusal) -> JSONResponse:
 
 
 def _on_refusal(request: Request, refusal: Refusal) -> JSONResponse:
-    if isinstance(refusal, (Denied, ForeignDepartment, OverQuota)) and not isinstance(refusal, Unauthenticated):
+    if isinstance(refusal, (Denied, ForeignDepartment, OverQuota, PolicyViolation)) and not isinstance(
+        refusal, Unauthenticated
+    ):
         record_denial(request, refusal)
     return refused(refusal)
 

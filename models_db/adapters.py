@@ -173,6 +173,8 @@ class AliasMove(Table):
     previous_id: Mapped[UUID | None]
     # Whether the installation protected the name at that time.
     protected: Mapped[bool] = mapped_column(server_default=text("false"))
+    # Of the policies that let a protected one move.
+    policy_digest: Mapped[str | None]
     moved_by_type: Mapped[str]
     moved_by: Mapped[UUID | None]
     # The person behind whoever moved it.

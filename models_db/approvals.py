@@ -63,6 +63,8 @@ class ApprovalRequest(Table):
     evaluation_ids: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid()))
     # How many people must approve.
     required: Mapped[int] = mapped_column(SmallInteger)
+    # Of the policies that were in force; NULL where there were none.
+    policy_digest: Mapped[str | None]
     state: Mapped[str]
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime]
@@ -98,6 +100,8 @@ class ApprovalDecision(Table):
     approver_id: Mapped[UUID]
     decision: Mapped[str]
     comment: Mapped[str]
+    # Of the policies that were in force at that moment.
+    policy_digest: Mapped[str | None]
     created_at: Mapped[CreatedAt]
 
 

@@ -5,7 +5,7 @@ of one adapter change one after another. The database refuses by itself what thi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, select
@@ -17,6 +17,7 @@ from domain.access import Permission, Principal, require
 from domain.adapters import LATEST, STANDING, MoveKind, VersionState, check_alias
 from domain.approvals import Decision
 from domain.audit import AuditEvent
+from domain.digests import Digest
 from domain.refusals import (
     NoEarlierVersion,
     NotFound,
@@ -25,9 +26,10 @@ from domain.refusals import (
     StaleVersion,
     VersionNotApproved,
 )
+from domain.verdicts import Purpose
 from models_db.adapters import Adapter, AdapterVersion, Alias, AliasMove
 from models_db.approvals import ApprovalDecision
-from services import audit, outbox
+from services import audit, outbox, policies
 from services.cursors import known_cursor
 
 
@@ -139,7 +141,8 @@ def move(
     """Let an alias stand for a version, by its number or id; a new name, where `expected` says that there is none.
 
     protected: names that stand for approved versions only, moved by an admin who did not approve it. Raises
-    PreconditionRequired, StaleVersion, VersionNotApproved, SeparationOfDuties, and NotFound for no version at all.
+    PreconditionRequired, StaleVersion, VersionNotApproved, SeparationOfDuties, PolicyViolation, and NotFound for no
+    version at all.
     """
     _require_may_move(principal, name, protected)
     check_alias(name)
@@ -150,8 +153,8 @@ def move(
     _check_may_stand(session, principal, adapter, wanted, is_protected=name in protected)
     if current is not None and current.version.id == wanted.id:
         return current
-    top = _top(session, adapter, name)
-    _place(session, principal, _Move(adapter.id, name, MoveKind.MOVED, wanted, top, protected=name in protected))
+    step = _Move(adapter.id, name, MoveKind.MOVED, wanted, _top(session, adapter, name))
+    _place(session, principal, _ruled(session, step, Purpose.PROTECTED_ALIAS) if name in protected else step)
     return get(session, principal, adapter, name)
 
 
@@ -181,8 +184,8 @@ def roll_back(
     wanted = session.get_one(AdapterVersion, earlier.version_id)
     _check_may_stand(session, principal, adapter, wanted, is_protected=name in protected)
     before = session.get(AliasMove, earlier.previous_id) if earlier.previous_id else None
-    step = _Move(adapter.id, name, MoveKind.ROLLED_BACK, wanted, before, protected=name in protected)
-    _place(session, principal, step)
+    step = _Move(adapter.id, name, MoveKind.ROLLED_BACK, wanted, before)
+    _place(session, principal, _ruled(session, step, Purpose.ROLLBACK) if name in protected else step)
     return get(session, principal, adapter, name)
 
 
@@ -310,6 +313,14 @@ class _Move:
     version: AdapterVersion | None
     previous: AliasMove | None
     protected: bool = False
+    # Of the policy that let a protected alias move.
+    policy: Digest | None = None
+
+
+def _ruled(session: Session, move: _Move, purpose: Purpose) -> _Move:
+    """A protected alias's move, as the policy in force lets it. Raises PolicyViolation."""
+    policy = policies.require_passed(session, move.version, purpose) if move.version else None
+    return replace(move, protected=True, policy=policy)
 
 
 def _follow(session: Session, version: AdapterVersion) -> None:
@@ -350,6 +361,7 @@ def _place(session: Session, principal: Principal, move: _Move) -> None:
         version_id=move.version.id if move.version else None,
         previous_id=move.previous.id if move.previous else None,
         protected=move.protected,
+        policy_digest=move.policy,
         moved_by_type=principal.type,
         moved_by=principal.id,
         mover_id=principal.human,
@@ -384,6 +396,8 @@ def _record(session: Session, principal: Principal, move: _Move, before: Adapter
             "number": move.version.number if move.version else None,
             "kind": move.kind,
             "protected": move.protected,
+            # Other names move without asking.
+            **({"policy": move.policy} if move.protected else {}),
         },
     )
     outbox.announce_alias(session, move.name, move.version, adapter=session.get_one(Adapter, move.adapter_id))

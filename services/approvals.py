@@ -4,7 +4,7 @@ A request is about a digest, and so is every decision: of other bytes nothing is
 the key. The database refuses by itself what this should miss: CHECKs on the decision, and `check_version_change`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -16,7 +16,6 @@ from domain.access import Permission, Principal, require, require_all
 from domain.adapters import VersionState
 from domain.approvals import ApprovalState, Decision, state_after, state_at
 from domain.audit import AuditEvent
-from domain.data_classes import REQUIRED_APPROVALS, DataClass
 from domain.digests import Digest
 from domain.outgoing import OutgoingKind
 from domain.refusals import (
@@ -28,9 +27,10 @@ from domain.refusals import (
     SeparationOfDuties,
     UnknownEvaluation,
 )
+from domain.verdicts import Purpose
 from models_db.adapters import AdapterVersion, Evaluation
 from models_db.approvals import ApprovalComment, ApprovalDecision, ApprovalRequest
-from services import aliases, audit, outbox, versions
+from services import aliases, audit, outbox, policies, versions
 from services.cursors import known_cursor
 
 
@@ -61,6 +61,7 @@ def request(
     """Ask for a candidate to be approved. Raises AlreadyDecided, ApprovalPending, UnknownEvaluation.
 
     SeparationOfDuties where nobody is known who answers for the key, or for the version: nobody could decide then.
+    PolicyViolation, with every reason, where the policy in force is against it.
     """
     require(principal, Permission.APPROVAL_REQUEST)
     requester = _person(principal)
@@ -71,6 +72,7 @@ def request(
         raise SeparationOfDuties("Nobody is known who had this version made.")
     _check_evaluations(session, found, evidence.evaluations)
     _close_expired(session, principal, found)
+    policy = policies.require_passed(session, found, Purpose.APPROVAL)
     now = _now(session)
     made = ApprovalRequest(
         department_id=found.department_id,
@@ -82,19 +84,15 @@ def request(
         requested_by_type=principal.type,
         note=evidence.note,
         evaluation_ids=list(evidence.evaluations),
-        required=required_approvals(found),
+        required=policies.required_approvals(session, found),
+        policy_digest=policy,
         state=ApprovalState.PENDING,
         expires_at=now + lives,
     )
     session.add(made)
     session.flush()
-    _record(session, principal, made, AuditEvent.VERSION_APPROVAL_REQUESTED, required=made.required)
+    _record(session, principal, made, AuditEvent.VERSION_APPROVAL_REQUESTED, required=made.required, policy=policy)
     return _approval(session, made)
-
-
-def required_approvals(version: AdapterVersion) -> int:
-    """How many people must approve a version."""
-    return REQUIRED_APPROVALS[DataClass(version.data_class)]
 
 
 def _person(principal: Principal) -> UUID:
@@ -142,7 +140,8 @@ def decide(
 ) -> Approval:
     """Approve or reject, for the bytes of that digest; the version follows once enough people approved or one rejected.
 
-    Raises SeparationOfDuties, AlreadyDecided (also for one's own second decision), ApprovalExpired, DigestChanged.
+    Raises SeparationOfDuties, AlreadyDecided (also for one's own second decision), ApprovalExpired, DigestChanged, and
+    PolicyViolation where the policy in force by now is against what would be approved.
     """
     require(principal, Permission.APPROVAL_DECIDE)
     approver = _person(principal)
@@ -154,6 +153,10 @@ def decide(
     earlier = session.scalars(select(ApprovalDecision).where(ApprovalDecision.request_id == found.id)).all()
     if approver in {each.approver_id for each in earlier}:
         raise AlreadyDecided("You have decided already.")
+    version = session.get_one(AdapterVersion, found.version_id)
+    verdict = policies.judge(session, version, Purpose.APPROVAL)
+    if decision is Decision.APPROVE:
+        verdict.require_passed()
     session.add(
         ApprovalDecision(
             department_id=found.department_id,
@@ -165,29 +168,41 @@ def decide(
             approver_id=approver,
             decision=decision,
             comment=comment,
+            policy_digest=verdict.policy.digest,
         )
     )
     session.flush()
     approvals = sum(each.decision == Decision.APPROVE for each in earlier) + (decision is Decision.APPROVE)
-    _conclude(session, principal, found, state_after(decision, approvals=approvals, required=found.required))
+    # The request remembers how many were asked for then; a policy since may ask for more, never for fewer.
+    required = max(found.required, policies.required_approvals(session, version))
+    state = state_after(decision, approvals=approvals, required=required)
+    details = {"required": required, "policy": verdict.policy.digest}
+    _conclude(session, principal, found, state, details=details)
     return _approval(session, found)
 
 
-def _conclude(session: Session, principal: Principal, found: ApprovalRequest, state: ApprovalState) -> None:
+def _conclude(
+    session: Session,
+    principal: Principal,
+    found: ApprovalRequest,
+    state: ApprovalState,
+    *,
+    details: Mapping[str, object],
+) -> None:
     """Close the request where it is decided now, and let the version follow."""
     version = session.get_one(AdapterVersion, found.version_id)
     if state is ApprovalState.PENDING:
-        _record(session, principal, found, AuditEvent.VERSION_APPROVAL_GIVEN, required=found.required)
+        _record(session, principal, found, AuditEvent.VERSION_APPROVAL_GIVEN, **details)
         return
     _close(session, found, state)
     if state is ApprovalState.APPROVED:
         versions.become(session, version, VersionState.APPROVED)
-        _record(session, principal, found, AuditEvent.VERSION_APPROVED, required=found.required)
+        _record(session, principal, found, AuditEvent.VERSION_APPROVED, **details)
         outbox.announce_version(session, OutgoingKind.VERSION_APPROVED, version)
         return
     withdrawn = aliases.withdraw_from(session, principal, version)
     versions.become(session, version, VersionState.REJECTED)
-    _record(session, principal, found, AuditEvent.VERSION_REJECTED, aliases=withdrawn)
+    _record(session, principal, found, AuditEvent.VERSION_REJECTED, aliases=withdrawn, policy=details["policy"])
 
 
 def comment(session: Session, principal: Principal, approval: UUID, text: str) -> Approval:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from domain import policies
 from domain.access import Permission, Principal, require
 from domain.audit import AuditEvent
-from domain.data_classes import ORDINARY, DataClass, strictest
+from domain.data_classes import DataClass, strictest
 from domain.digests import Digest, digest_of
 from domain.plans import EvaluationReport
 from domain.policies import PRODUCTION, Change, Policy, PolicyDocument, PolicyVersion, Scope
@@ -182,14 +182,9 @@ def in_force(session: Session) -> Policy:
 
 def judge_submit(session: Session, spec: RunSpec, learns_from: Sequence[File | AdapterVersion]) -> Verdict:
     """Whether a job may be trained, by what it learns from: files, and a version that it goes on from."""
-    data_class = strictest(class_of(each) for each in learns_from)
+    data_class = strictest(DataClass(each.data_class) for each in learns_from)
     facts = TrainingFacts(base_model=spec.base_model, method=spec.lora, data_class=data_class)
     return judge_training(in_force(session), facts)
-
-
-def class_of(_learned: File | AdapterVersion) -> DataClass:
-    """How confidential it is. Files are of one class as long as nobody can say of which."""
-    return ORDINARY
 
 
 def judge(session: Session, version: AdapterVersion, purpose: Purpose) -> Verdict:
@@ -197,9 +192,16 @@ def judge(session: Session, version: AdapterVersion, purpose: Purpose) -> Verdic
     return judge_version(in_force(session), _facts(session, [version])[version.id], purpose)
 
 
+def require_passed(session: Session, version: AdapterVersion, purpose: Purpose) -> Digest | None:
+    """The digest of the policy that lets it pass; None where there is none. Raises PolicyViolation, every reason."""
+    verdict = judge(session, version, purpose)
+    verdict.require_passed()
+    return verdict.policy.digest
+
+
 def required_approvals(session: Session, version: AdapterVersion) -> int:
     """How many people have to approve a version, none of whom made it."""
-    return in_force(session).required_approvals(class_of(version))
+    return in_force(session).required_approvals(DataClass(version.data_class))
 
 
 def checkpoint_ttl(session: Session, installation: timedelta) -> timedelta:
@@ -233,8 +235,9 @@ def try_on(
     require(principal, Permission.ADAPTER_READ)
     _check(session, scope, content, checkpoint_ttl)
     tried = in_force(session).replacing(PolicyVersion(scope, None, digest_of(content), policies.parse(content)))
-    newest = select(AdapterVersion, Adapter.name).join(Adapter).order_by(AdapterVersion.id.desc()).limit(limit)
-    found = [(version, name) for version, name in session.execute(newest)]
+    there = select(AdapterVersion, Adapter.name).join(Adapter).where(AdapterVersion.deleted_at.is_(None))
+    newest = session.execute(there.order_by(AdapterVersion.id.desc()).limit(limit))
+    found = [(version, name) for version, name in newest]
     facts = _facts(session, [version for version, _ in found])
     return [Tried(name, version, judge_version(tried, facts[version.id], Purpose.APPROVAL)) for version, name in found]
 
@@ -256,7 +259,7 @@ def _facts(session: Session, versions: Sequence[AdapterVersion]) -> dict[UUID, V
         method, base_model = methods[version.id], base_models[version.base_model_id]
         production = in_production.get(version.adapter_id, version.id)
         found[version.id] = VersionFacts(
-            training=TrainingFacts(base_model=base_model.name, method=method, data_class=class_of(version)),
+            training=TrainingFacts(base_model=base_model.name, method=method, data_class=DataClass(version.data_class)),
             traits=AdapterTraits.of_method(method, facts_of(base_model)),
             learned_from=learned[version.id],
             evaluations=evaluated[version.id],

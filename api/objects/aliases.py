@@ -5,6 +5,7 @@ from pydantic import Field, StrictInt, StrictStr
 
 from api.objects.shape import Body, Identified, seconds
 from domain.access import PrincipalType
+from domain.digests import Digest
 from domain.ids import IdKind, parse_id, public_id
 from models_db.adapters import AliasMove
 from services.aliases import PastMove, StandingAlias
@@ -70,6 +71,7 @@ class AliasMoveObject(Identified):
     before: int | None = Field(description="Number of the version it stood for; null for none.")
     after: int | None = Field(description="Number of the version it stood for from then on; null for none.")
     protected: bool = Field(description="Whether it was protected then.")
+    policy_digest: Digest | None = Field(description="Of the policies that let a protected alias move.")
     moved_at: int = Field(description="When, in seconds since 1970.")
     moved_by: str | None = Field(description="By whom: `user-…` or `svcacct_…`; null for Tsugiki itself.")
     person: str | None = Field(description="The person behind that key.")
@@ -84,6 +86,7 @@ class AliasMoveObject(Identified):
             before=past.from_number,
             after=past.number,
             protected=move.protected,
+            policy_digest=move.policy_digest,
             moved_at=seconds(move.moved_at),
             moved_by=_mover(move),
             person=public_id(IdKind.USER, move.mover_id) if move.mover_id else None,

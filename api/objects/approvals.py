@@ -57,6 +57,7 @@ class DecisionObject(Shape):
     approver: str = Field(description="`user-…`: the person behind the key.")
     decision: Decision = Field(description="`approve` or `reject`.")
     comment: str = Field(description="Why.")
+    policy_digest: Digest | None = Field(description="Of the policies that were in force; null where there were none.")
     created_at: int = Field(description="When, in seconds since 1970.")
 
 
@@ -78,7 +79,8 @@ class ApprovalObject(Identified):
     version_id: str = Field(description="Its id.")
     digest: Digest = Field(description="The bytes that it is about; a decision must name them.")
     state: ApprovalState = Field(description="`pending`, `approved`, `rejected`, `expired` or `withdrawn`.")
-    required: int = Field(description="How many people must approve.")
+    required: int = Field(description="How many people must approve; a policy since then may ask for more.")
+    policy_digest: Digest | None = Field(description="Of the policies in force then; null where there were none.")
     submitter: str = Field(description="The person who had the version made; never one who decides.")
     requester: str = Field(description="The person who asked; never one who decides.")
     requested_by: str = Field(description="Whose key asked: `user-…` or `svcacct_…`.")
@@ -102,6 +104,7 @@ class ApprovalObject(Identified):
             digest=request.digest,
             state=approval.state,
             required=request.required,
+            policy_digest=request.policy_digest,
             submitter=public_id(IdKind.USER, request.submitter_id),
             requester=public_id(IdKind.USER, request.requester_id),
             requested_by=_caller(request.requested_by_type, request.requested_by),
@@ -112,6 +115,7 @@ class ApprovalObject(Identified):
                     approver=public_id(IdKind.USER, each.approver_id),
                     decision=Decision(each.decision),
                     comment=each.comment,
+                    policy_digest=each.policy_digest,
                     created_at=seconds(each.created_at),
                 )
                 for each in approval.decisions

@@ -12,7 +12,7 @@ from domain.policies import Change, Scope
 from domain.verdicts import Purpose, Reason, ReasonCode, Verdict
 from models_db.adapters import AdapterVersion
 from models_db.policies import StoredPolicy
-from services.policies import PolicyDiff, class_of
+from services.policies import PolicyDiff
 
 
 class PolicyObject(Identified):
@@ -113,7 +113,7 @@ class VerdictObject(Shape):
     @classmethod
     def of(cls, version: AdapterVersion, verdict: Verdict, *, adapter: str, purpose: Purpose) -> "VerdictObject":
         """From the verdict on a version."""
-        data_class = class_of(version)
+        data_class = DataClass(version.data_class)
         return cls(
             adapter=adapter,
             version=version.number,

@@ -215,7 +215,7 @@ def test_a_submit_against_the_policy_is_refused_with_every_reason_and_leaves_not
     client = department.client()
     codes = ["base_model_not_allowed", "method_not_allowed", "rank_not_allowed"]
     with ruled(admin, STRICT), department.http() as trainer:
-        with unchanged(), pytest.raises(openai.BadRequestError) as refused:
+        with unchanged(access_denied=1), pytest.raises(openai.BadRequestError) as refused:
             client.fine_tuning.jobs.create(model=base_model, training_file=file)
         assert refused.value.code == "policy_violation"
         assert isinstance(refused.value.body, dict)
