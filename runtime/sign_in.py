@@ -30,8 +30,7 @@ def principal_of(
         if held:
             raise DepartmentNeeded("Choose a department with the header `OpenAI-Project`.", param="OpenAI-Project")
         raise Denied("You have no role in any department.")
-    (only, *_others) = held
-    chosen = only if department is None else department
+    chosen = next(iter(held)) if department is None else department
     if chosen not in held:
         raise ForeignDepartment("No such project.", param="OpenAI-Project")
     return Principal(

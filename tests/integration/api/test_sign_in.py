@@ -181,6 +181,11 @@ def test_a_person_is_found_by_an_address_only_where_the_provider_is_trusted_with
     runtime = wiring.build(Settings.model_validate(values))
     with serving(runtime) as trusting, http(trusting, token) as known:
         assert known.get("/me").json()["id"] == eve
+        with hr.http(hr.admin) as admin:
+            admin.delete(f"/organization/projects/{hr.id}/users/{eve}").raise_for_status()
+        # Known, and nobody anywhere: also where they say where they want to be.
+        assert known.get("/me").status_code == 403
+        assert known.get("/me", headers={"OpenAI-Project": hr.id}).status_code == 404
     runtime.close()
 
 
