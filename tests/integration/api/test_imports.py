@@ -121,6 +121,23 @@ def pull(client: httpx.Client, name: str, out: Path) -> Path:
     return out
 
 
+def test_the_card_of_an_adapter_from_elsewhere_tells_what_is_known(
+    department: Department, trainer: httpx.Client, base_model: str
+) -> None:
+    version = send(trainer, "carded", bundle()).raise_for_status().json()
+    path = f"/adapters/carded/versions/{version['number']}/card"
+    card = trainer.get(path).raise_for_status().json()
+    assert (card["digest"], card["base_model"]["name"]) == (version["digest"], base_model)
+    assert (card["training"]["trainer"], card["training"]["person"]) == (department.trainer.id, department.trainer.id)
+    assert [card["training"][fact] for fact in ("job_id", "spec", "seed", "versions")] == [None] * 4
+    assert (card["metrics"], card["data"], card["data_class"]) == (None, [], "internal")
+    shown = trainer.get(path, params={"format": "markdown"}).raise_for_status().text
+    assert "it was made elsewhere" in shown
+    # It is approved as any other: by somebody who did not bring it here.
+    asked = trainer.post("/approvals", json={"adapter": "carded", "version": str(version["number"])})
+    assert asked.raise_for_status().json()["submitter"] == department.trainer.id
+
+
 def test_the_public_key_is_anyones_who_has_a_key(department: Department, runtime: Runtime) -> None:
     for role in ("viewer", "inference"):
         with department.http(department.member(role)) as client:
