@@ -10,13 +10,14 @@ from domain.access import Permission, Principal, require
 from domain.adapters import VersionState, check_name, model_name
 from domain.audit import AuditEvent, Outcome
 from domain.digests import Manifest
+from domain.outgoing import OutgoingKind
 from domain.peft_folders import ImportedConfig
 from domain.refusals import BaseModelMismatch, Refusal
 from domain.runs import LoraMethod
 from models_db.adapters import AdapterVersion, LineageEdge
 from models_db.base_models import BaseModel
 from models_db.departments import Department
-from services import adapters, aliases, attestations, audit, base_models, blobs, limits
+from services import adapters, aliases, attestations, audit, base_models, blobs, limits, outbox
 from services.attestations import Attested
 
 
@@ -124,6 +125,7 @@ def _record(session: Session, principal: Principal, version: AdapterVersion, att
     details = {"number": version.number, "digest": version.digest} | attested.told()
     audit.record(session, principal, AuditEvent.VERSION_IMPORTED, resource=subject, refs=refs, details=details)
     aliases.follow_newest(session, version)
+    outbox.announce_version(session, OutgoingKind.VERSION_REGISTERED, version)
 
 
 def refuse(session: Session, principal: Principal, refusal: Refusal) -> None:

@@ -18,7 +18,7 @@ from signing import keys as signing_keys
 from signing.keys import PublicKey
 from signing.verification import verify
 from tests.integration.api.conftest import Contents
-from tests.integration.conftest import Department
+from tests.integration.conftest import Department, rows
 
 Q, DOWN = (f"base_model.model.model.layers.0.{layer}" for layer in ("self_attn.q_proj", "mlp.down_proj"))
 CONFIG = {
@@ -250,6 +250,21 @@ def test_a_hostile_adapter_is_refused_by_name_and_leaves_an_event_alone(
 
 def test_the_adapter_that_the_hostile_ones_were_made_from_is_taken(trainer: httpx.Client) -> None:
     assert send(trainer, "harmless", bundle()).is_success
+
+
+def test_a_job_can_go_on_from_an_imported_version(department: Department, trainer: httpx.Client) -> None:
+    version = send(trainer, "parent", bundle()).raise_for_status().json()
+    body = {"model": version["model"], "training_file": department.upload(rows(4)), "suffix": "child"}
+    job = trainer.post("/fine_tuning/jobs", json=body).raise_for_status().json()
+    assert (job["lora"]["rank"], job["lora"]["target_modules"]) == (2, ["q_proj", "down_proj"])
+
+
+def test_its_card_says_what_is_known_and_the_rest_is_not_invented(trainer: httpx.Client) -> None:
+    send(trainer, "carded", bundle()).raise_for_status()
+    card = trainer.get("/adapters/carded/versions/1/card").raise_for_status().json()
+    assert (card["base_model"]["name"], card["data"], card["metrics"], card["evaluations"]) == ("tiny", [], None, [])
+    shown = trainer.get("/adapters/carded/versions/1/card", headers={"accept": "text/markdown"}).raise_for_status()
+    assert "carded" in shown.text
 
 
 def test_a_refusal_is_in_the_trail_with_its_code(trainer: httpx.Client, department: Department) -> None:
