@@ -64,6 +64,8 @@ class Permission(StrEnum):
     FILE_UPLOAD = "file.upload"
     FILE_CLASSIFY = "file.classify"
     FILE_DELETE = "file.delete"
+    FILE_ERASE = "file.erase"
+    FILE_ERASE_CONFIRM = "file.erase_confirm"
     BASE_MODEL_READ = "base_model.read"
     BASE_MODEL_REGISTER = "base_model.register"
     ADAPTER_READ = "adapter.read"
@@ -166,6 +168,9 @@ MATRIX: dict[Permission, dict[Role, Reach]] = {
     Permission.FILE_UPLOAD: _department(_T, _D),
     Permission.FILE_CLASSIFY: _department(_D),
     Permission.FILE_DELETE: _department(_D),
+    Permission.FILE_ERASE: _department(_D),
+    # Somebody else than who asked.
+    Permission.FILE_ERASE_CONFIRM: _department(_TA),
     Permission.BASE_MODEL_READ: _platform(*Role),
     Permission.BASE_MODEL_REGISTER: _platform(_P),
     Permission.ADAPTER_READ: _department(_V, _T, _D, _TA, _G, _I, _B) | _metadata(_A, _P),

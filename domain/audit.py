@@ -83,6 +83,10 @@ class AuditEvent(StrEnum):
     ALIAS_MOVED = "alias.moved"
     ALIAS_WITHDRAWN = "alias.withdrawn"
     DEPLOYMENT_REPORTED = "deployment.reported"
+    FILE_ERASURE_REQUESTED = "file.erasure_requested"
+    FILE_ERASURE_WITHDRAWN = "file.erasure_withdrawn"
+    FILE_ERASURE_CONFIRMED = "file.erasure_confirmed"
+    FILE_ERASED = "file.erased"
     WEBHOOK_CREATED = "webhook.created"
     WEBHOOK_CHANGED = "webhook.changed"
     WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"  # noqa: S105 - an event's name

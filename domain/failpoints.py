@@ -44,6 +44,9 @@ class FailPoint(StrEnum):
     SWEEP_BEFORE_RING = "sweep.before_ring"
     # Its deliverer
     DELIVERY_ANSWERED = "delivery.answered"
+    # Its erasing of files
+    ERASURE_MARKED = "erasure.marked"
+    ERASURE_OBJECTS_GONE = "erasure.objects_gone"
 
 
 # Empty, or the one that decides. A list, so that arming replaces nothing that a module has imported.

@@ -38,6 +38,7 @@ class IdKind(StrEnum):
     OUTGOING_EVENT = "evt_"
     DOWNLOAD = "download-"
     DEPLOYMENT = "deployment-"
+    FILE_ERASURE = "erasure-"
 
 
 _HEX = re.compile(r"[0-9a-f]{32}")

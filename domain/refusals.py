@@ -242,6 +242,14 @@ class IdempotencyKeyReused(Invalid):
     code = "idempotency_key_reused"
 
 
+class ErasureUnderWay(Conflict):
+    code = "erasure_under_way"
+
+
+class ErasureClosed(Conflict):
+    code = "erasure_closed"
+
+
 class ParentDiffers(Invalid):
     code = "parent_differs"
 

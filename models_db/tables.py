@@ -8,6 +8,7 @@ from models_db.base import Table
 from models_db.base_models import BaseModel, BaseModelFile
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
 from models_db.estimates import AskedEstimate, Inspection
+from models_db.file_erasures import FileErasure
 from models_db.files import File
 from models_db.grants import FileGrant, VersionShare
 from models_db.handouts import Deployment, Download
@@ -44,6 +45,7 @@ __all__ = [
     "Erasure",
     "Evaluation",
     "File",
+    "FileErasure",
     "FileGrant",
     "Inspection",
     "Job",
@@ -74,8 +76,8 @@ __all__ = [
 DEPARTMENT_TABLES = (
     "adapter_versions", "adapters", "alias_moves", "aliases", "api_keys", "approval_comments", "approval_decisions",
     "approval_requests", "audit_events", "break_glass", "departments", "deployments", "downloads", "erasures",
-    "estimates", "evaluations", "file_grants", "files", "inspections", "job_checkpoints", "job_events", "jobs",
-    "leases", "lineage_edges", "memberships", "outgoing_deliveries", "outgoing_events", "policies", "role_grants",
-    "service_accounts", "storage_samples", "storage_sweeps", "usage_records", "version_attestations", "version_shares",
-    "webhook_endpoints",
+    "estimates", "evaluations", "file_erasures", "file_grants", "files", "inspections", "job_checkpoints",
+    "job_events", "jobs", "leases", "lineage_edges", "memberships", "outgoing_deliveries", "outgoing_events",
+    "policies", "role_grants", "service_accounts", "storage_samples", "storage_sweeps", "usage_records",
+    "version_attestations", "version_shares", "webhook_endpoints",
 )  # fmt: skip

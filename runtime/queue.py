@@ -15,19 +15,20 @@ from kombu.exceptions import OperationalError
 from domain.estimates import EstimateState
 from domain.jobs import JobState
 from runtime.settings import Settings
-from services.doorbell import Nudge, OutboxState
+from services.doorbell import ErasingState, Nudge, OutboxState
 
 log = logging.getLogger(__name__)
 
 TRAIN_QUEUE, VALIDATE_QUEUE, SWEEP_QUEUE = "train", "validate", "sweep"
 TRAIN_TASK, VALIDATE_TASK, SWEEP_TASK = "tsugiki.train", "tsugiki.validate", "tsugiki.sweep"
-COUNT_TASK, DELIVER_TASK = "tsugiki.count", "tsugiki.deliver"
-_RINGS: Mapping[JobState | EstimateState | OutboxState, tuple[str, str]] = {
+COUNT_TASK, DELIVER_TASK, ERASE_TASK = "tsugiki.count", "tsugiki.deliver", "tsugiki.erase"
+_RINGS: Mapping[JobState | EstimateState | OutboxState | ErasingState, tuple[str, str]] = {
     JobState.VALIDATING_FILES: (VALIDATE_TASK, VALIDATE_QUEUE),
     JobState.QUEUED: (TRAIN_TASK, TRAIN_QUEUE),
     EstimateState.PENDING: (COUNT_TASK, VALIDATE_QUEUE),
     # To the sweeper, which would look by itself when its time is there.
     OutboxState.ANNOUNCED: (DELIVER_TASK, SWEEP_QUEUE),
+    ErasingState.CONFIRMED: (ERASE_TASK, SWEEP_QUEUE),
 }
 
 

@@ -22,12 +22,18 @@ class OutboxState(StrEnum):
     ANNOUNCED = "announced"
 
 
+class ErasingState(StrEnum):
+    """What there is to ring for where a file is erased."""
+
+    CONFIRMED = "confirmed"
+
+
 @dataclass(frozen=True)
 class Nudge:
-    """What there is to do: with a job, by its state; rows to count; an event to tell others."""
+    """What there is to do: with a job, by its state; rows to count; an event to tell others; a file to erase."""
 
     subject: UUID
-    state: JobState | EstimateState | OutboxState
+    state: JobState | EstimateState | OutboxState | ErasingState
 
 
 def nudge(session: Session, job: Job) -> None:
@@ -44,6 +50,11 @@ def nudge_outbox(session: Session, event: UUID) -> None:
     """Note that there is something to tell others. One ring is enough for all that a transaction tells."""
     if not any(nudge.state is OutboxState.ANNOUNCED for nudge in session.info.get(_KEY, [])):
         _note(session, Nudge(event, OutboxState.ANNOUNCED))
+
+
+def nudge_erasure(session: Session, erasure: UUID) -> None:
+    """Note that a file's erasing is confirmed."""
+    _note(session, Nudge(erasure, ErasingState.CONFIRMED))
 
 
 def _note(session: Session, nudge: Nudge) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from domain.access import Permission, Principal, PrincipalType, require
 from domain.ids import IdKind, public_id
 from models_db.adapters import Adapter, AdapterVersion, Alias, Evaluation
+from models_db.approvals import ApprovalRequest
 from models_db.base_models import BaseModel
 from models_db.files import File
 from models_db.handouts import Deployment, Download
@@ -40,6 +41,7 @@ class NodeType(StrEnum):
     JOB = "job"
     ADAPTER_VERSION = "adapter_version"
     EVALUATION = "evaluation"
+    APPROVAL = "approval"
     ALIAS = "alias"
     DOWNLOAD = "download"
     DEPLOYMENT = "deployment"
@@ -92,6 +94,7 @@ _LINKS = """
     UNION ALL SELECT 'job', id, 'continues', 'adapter_version', parent_version_id FROM jobs
     UNION ALL SELECT 'evaluation', id, 'measures', 'adapter_version', version_id FROM evaluations
     UNION ALL SELECT 'evaluation', id, 'measured_on', 'file', file_id FROM evaluations
+    UNION ALL SELECT 'approval', id, 'decides', 'adapter_version', version_id FROM approval_requests
     UNION ALL SELECT 'alias', md5(adapter_id || name)::uuid, 'stands_for', 'adapter_version', version_id FROM aliases
     UNION ALL SELECT 'download', id, 'took', 'adapter_version', version_id FROM downloads
     UNION ALL SELECT 'deployment', id, state, 'adapter_version', version_id FROM deployments
@@ -184,6 +187,11 @@ def _evaluations(session: Session, _principal: Principal, keys: Sequence[UUID]) 
         yield key, Label(public_id(IdKind.EVALUATION, key))
 
 
+def _approvals(session: Session, _principal: Principal, keys: Sequence[UUID]) -> Labelled:
+    for asked in session.scalars(select(ApprovalRequest).where(ApprovalRequest.id.in_(keys))):
+        yield asked.id, Label(public_id(IdKind.APPROVAL, asked.id), state=asked.state)
+
+
 def _aliases(session: Session, _principal: Principal, keys: Sequence[UUID]) -> Labelled:
     key = cast(func.md5(cast(Alias.adapter_id, Text) + Alias.name), Uuid)
     named = select(key, Alias.name, Adapter.name).join(Adapter, Adapter.id == Alias.adapter_id).where(key.in_(keys))
@@ -214,6 +222,7 @@ _LABELS: Mapping[NodeType, Callable[[Session, Principal, Sequence[UUID]], Labell
     NodeType.JOB: _jobs,
     NodeType.ADAPTER_VERSION: _versions,
     NodeType.EVALUATION: _evaluations,
+    NodeType.APPROVAL: _approvals,
     NodeType.ALIAS: _aliases,
     NodeType.DOWNLOAD: _downloads,
     NodeType.DEPLOYMENT: _deployments,

@@ -108,19 +108,28 @@ def _expire(session: Session, job: Job) -> list[ErasedCheckpoint]:
     return erased
 
 
+def give_up(session: Session, job: Job) -> list[ErasedCheckpoint]:
+    """Mark every checkpoint of an ended job. The answer is all that it ever had, each time: objects may be left."""
+    stored = select(JobCheckpoint).where(JobCheckpoint.job_id == job.id)
+    checkpoints = session.scalars(stored.order_by(JobCheckpoint.step)).all()
+    _mark(session, [checkpoint for checkpoint in checkpoints if checkpoint.erased_at is None])
+    return [_erased(checkpoint) for checkpoint in checkpoints]
+
+
 def _mark(session: Session, checkpoints: Sequence[JobCheckpoint]) -> list[ErasedCheckpoint]:
     marked = JobCheckpoint.id.in_([checkpoint.id for checkpoint in checkpoints])
     session.execute(update(JobCheckpoint).where(marked).values(erased_at=func.now()))
-    return [
-        ErasedCheckpoint(
-            department=checkpoint.department_id,
-            job=checkpoint.job_id,
-            epoch=checkpoint.epoch,
-            step=checkpoint.step,
-            manifest=Manifest.model_validate(checkpoint.manifest, strict=False),
-        )
-        for checkpoint in checkpoints
-    ]
+    return [_erased(checkpoint) for checkpoint in checkpoints]
+
+
+def _erased(checkpoint: JobCheckpoint) -> ErasedCheckpoint:
+    return ErasedCheckpoint(
+        department=checkpoint.department_id,
+        job=checkpoint.job_id,
+        epoch=checkpoint.epoch,
+        step=checkpoint.step,
+        manifest=Manifest.model_validate(checkpoint.manifest, strict=False),
+    )
 
 
 # --- objects that no row names ----------------------------------------------------------------------------------------

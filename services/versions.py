@@ -75,12 +75,33 @@ def revoke(session: Session, principal: Principal, version: AdapterVersion, *, r
     found = lock(session, version)
     if found.state == VersionState.REVOKED:
         return found
+    _revoke(session, principal, found, reason=reason)
+    return found
+
+
+def _revoke(session: Session, principal: Principal, found: AdapterVersion, *, reason: str) -> None:
     before, withdrawn = found.state, aliases.withdraw_from(session, principal, found)
     close_requests(session, found)
     become(session, found, VersionState.REVOKED, reason=reason)
     _record(session, principal, found, AuditEvent.VERSION_REVOKED, before=before, aliases=withdrawn)
     outbox.announce_version(session, OutgoingKind.VERSION_REVOKED, found, reason=reason)
-    return found
+
+
+def erase(session: Session, actor: Principal, version: AdapterVersion, *, reason: str) -> None:
+    """Leave nothing of a version but its row, whatever stands for it: two people have agreed to that.
+
+    One that was deleted or erased already is left as it is.
+    """
+    aliases.lock(session, version.adapter_id)
+    found = session.get_one(AdapterVersion, version.id, with_for_update=True, populate_existing=True)
+    if found.deleted_at is not None:
+        return
+    before = found.state
+    if found.state != VersionState.REVOKED:
+        _revoke(session, actor, found, reason=reason)
+    found.deleted_at = session.scalar(select(func.now()))
+    session.flush()
+    _record(session, actor, found, AuditEvent.VERSION_DELETED, before=before, aliases=[])
 
 
 def retire(session: Session, principal: Principal, version: AdapterVersion, *, reason: str) -> AdapterVersion:

@@ -15,10 +15,11 @@ from celery import signals
 
 from domain.jobs import JobState
 from runtime import logs, wiring
-from runtime.queue import COUNT_TASK, DELIVER_TASK, SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK, ring
+from runtime.queue import COUNT_TASK, DELIVER_TASK, ERASE_TASK, SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK, ring
 from runtime.settings import load
 from services.doorbell import Nudge
 from workers.deliveries import Deliverer
+from workers.erasures import Eraser
 from workers.exports import ExportWriter
 from workers.retention import StorageSweep
 from workers.sweeper import sweep
@@ -36,6 +37,7 @@ app.conf.worker_pool = "solo"
 storage = StorageSweep(runtime)
 deliverer = Deliverer(runtime)
 exports = ExportWriter(runtime)
+eraser = Eraser(runtime)
 worker = Worker(runtime, f"{socket.gethostname()}:{os.getpid()}", threading.Event())
 
 
@@ -58,6 +60,7 @@ def sweep_once() -> None:
     storage.begin()
     deliverer.begin()
     exports.begin()
+    eraser.begin()
     sweep(runtime)
 
 
@@ -77,6 +80,7 @@ _task(VALIDATE_TASK, lambda job_id: validate(runtime, UUID(job_id)))
 _task(COUNT_TASK, lambda estimate_id: count(runtime, UUID(estimate_id)))
 _task(SWEEP_TASK, sweep_once)
 _task(DELIVER_TASK, lambda _event_id: deliverer.begin())
+_task(ERASE_TASK, lambda _erasure_id: eraser.begin())
 
 
 def end() -> None:

@@ -30,6 +30,7 @@ from models_db.attestations import SigningKeyRecord, VersionAttestation
 from models_db.base_models import BaseModel
 from models_db.departments import ApiKey, Department, Membership, ServiceAccount, User
 from models_db.estimates import AskedEstimate, Inspection
+from models_db.file_erasures import FileErasure
 from models_db.files import File
 from models_db.grants import FileGrant, VersionShare
 from models_db.handouts import Deployment, Download
@@ -60,6 +61,7 @@ DEFINER_FUNCTIONS = {
     "departments_to_sample",
     "departments_to_warn",
     "erase_department",
+    "erasures_under_way",
     "estimate_accuracy",
     "estimate_department",
     "estimates_to_nudge",
@@ -241,6 +243,15 @@ def _furnish(app: Engine, name: str) -> UUID:
         session.add_all([told, endpoint])
         session.add_all(
             [
+                FileErasure(
+                    department_id=department,
+                    file_id=file.id,
+                    state="requested",
+                    running_jobs="stop",
+                    reason="x",
+                    requested_by=user.id,
+                    requested_human=user.id,
+                ),
                 Download(department_id=department, version_id=version.id, holder_id=user.id, holder_type="user"),
                 Deployment(
                     department_id=department, version_id=version.id, server="s", state="loaded", reported_by=user.id
@@ -415,8 +426,9 @@ _UNIQUE_WITHOUT_DEPARTMENT = text("""
 def test_every_kind_of_reference_is_tried() -> None:
     assert {table for table, _column, _referred in REFERENCES} == {
         "adapter_versions", "alias_moves", "aliases", "api_keys", "approval_comments", "approval_decisions",
-        "approval_requests", "break_glass", "deployments", "downloads", "evaluations", "file_grants", "job_checkpoints",
-        "job_events", "jobs", "outgoing_deliveries", "usage_records", "version_attestations", "version_shares",
+        "approval_requests", "break_glass", "deployments", "downloads", "evaluations", "file_erasures",
+        "file_grants", "job_checkpoints", "job_events", "jobs", "outgoing_deliveries", "usage_records",
+        "version_attestations", "version_shares",
     }  # fmt: skip
 
 

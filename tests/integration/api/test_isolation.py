@@ -35,6 +35,8 @@ BODIES: dict[str, dict[str, object]] = {
         "threshold_amount": 1,
     },
     "POST /v1/files/{file_id}/grants": {"user_id": public_id(IdKind.USER, uuid4())},
+    "POST /v1/files/{file_id}/erasures": {"reason": "a test"},
+    "POST /v1/erasures/{erasure_id}/confirm": {"digest": "sha256:" + "0" * 64},
     "POST /v1/webhook_endpoints/{endpoint_id}": {"name": "other"},
     "POST /v1/webhook_endpoints/{endpoint_id}/rotate_secret": {},
     "POST /v1/webhook_endpoints/{endpoint_id}/test": {"event_type": "fine_tuning.job.failed"},
@@ -117,7 +119,7 @@ def neighbours(make_finished: Callable[[str], Finished], api_url: str) -> Iterat
 @pytest.fixture(scope="module")
 def routes(neighbours: Neighbours, api_url: str) -> list[str]:
     """Those that the caller may use, and that name by their path what the neighbour has."""
-    document = httpx.get(api_url.removesuffix("/v1") + "/openapi.json").raise_for_status().json()
+    document = httpx.get(api_url.removesuffix("/v1") + "/openapi.json", timeout=60).raise_for_status().json()
     allowed = set(neighbours.caller.get("/me").json()["permissions"])
     return [
         f"{method.upper()} {path}"

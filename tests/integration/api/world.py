@@ -107,6 +107,8 @@ class World:
             f"POST {PERMISSIONS}": {"json": {"project_ids": [public_id(IdKind.DEPARTMENT, uuid4())]}},
             "POST /v1/deployments": {"json": {"adapter": "ours", "version": 1, "server": "s", "state": "loaded"}},
             "POST /v1/sessions": {"json": {}},
+            "POST /v1/files/{file_id}/erasures": {"json": {"reason": "a test"}},
+            "POST /v1/erasures/{erasure_id}/confirm": {"json": {"digest": self.anothers["dry_run"]}},
             "POST /v1/webhook_endpoints": {"json": WEBHOOK},
             "POST /v1/webhook_endpoints/{endpoint_id}": {"json": {"name": "other"}},
             "POST /v1/webhook_endpoints/{endpoint_id}/rotate_secret": {"json": {}},
@@ -274,6 +276,8 @@ def _ids(finished: Finished) -> dict[str, str]:
     with department.http() as client:
         body = {"model": "tiny", "training_file": department.upload(rows(3, salt=7))}
         estimate = client.post("/estimates", json=body).raise_for_status().json()["id"]
+        path = f"/files/{department.upload(rows(3, salt=8))}/erasures"
+        erasure = client.post(path, json={"reason": "a test"}).raise_for_status().json()
     with department.http(department.admin) as admin:
         path = f"/organization/projects/{department.id}/service_accounts"
         account = admin.post(path, json={"name": "robot"}).raise_for_status().json()
@@ -283,7 +287,7 @@ def _ids(finished: Finished) -> dict[str, str]:
         "reference": "1", "object_id": finished.version, "model": finished.model,
         "fine_tuned_model_checkpoint": finished.model, "project_id": department.id,
         "user_id": department.trainer.id, "service_account_id": account["id"], "key_id": account["api_key"]["id"],
-        "endpoint_id": endpoint,
+        "endpoint_id": endpoint, "erasure_id": erasure["id"], "dry_run": erasure["digest"],
     }  # fmt: skip
 
 
@@ -343,7 +347,7 @@ def _missing() -> dict[str, str]:
         "glass_id": IdKind.BREAK_GLASS, "file_grant_id": IdKind.FILE_GRANT, "share_id": IdKind.VERSION_SHARE,
         "shared_id": IdKind.VERSION_SHARE, "permission_id": IdKind.VERSION_SHARE,
         "endpoint_id": IdKind.WEBHOOK_ENDPOINT, "export_id": IdKind.AUDIT_EXPORT,
-        "approval_id": IdKind.APPROVAL,
+        "approval_id": IdKind.APPROVAL, "erasure_id": IdKind.FILE_ERASURE,
     }  # fmt: skip
     made = {name: public_id(kind, uuid4()) for name, kind in kinds.items()}
     model = f"ft:tiny:acme:nobody:{uuid4().hex}"

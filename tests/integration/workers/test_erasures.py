@@ -1,0 +1,115 @@
+"""A file is erased while a job runs on it, and by sweepers that are killed in the middle."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from domain.adapters import VersionState
+from domain.digests import Digest, Manifest
+from domain.erasures import ErasureState, RunningJobs
+from domain.jobs import JobState
+from models_db.file_erasures import FileErasure
+from models_db.files import File
+from runtime.queue import SWEEP_QUEUE, SWEEP_TASK
+from services import file_erasures
+from storage.errors import ObjectMissing
+from storage.keys import Key
+from workers.erasures import Eraser
+
+KILLED = -9
+
+
+def agreed(department: Any, job: UUID, policy: RunningJobs) -> UUID:
+    """The job's file is to be erased: two people have said so."""
+    other = replace(department.principal, id=uuid4())
+    file = department.job(job).training_file_id
+    with department.runtime.department(department.id) as session:
+        asked = file_erasures.request(session, department.principal, file, reason="a test", running_jobs=policy)
+        erasure = asked.request.id
+    with department.runtime.department(department.id) as session:
+        file_erasures.confirm(session, other, erasure, digest=asked.plan.digest)
+    return erasure
+
+
+def state_of(department: Any, erasure: UUID) -> ErasureState:
+    with department.runtime.department(department.id) as session:
+        return ErasureState(session.get_one(FileErasure, erasure).state)
+
+
+def is_done(department: Any, erasure: UUID) -> bool:
+    Eraser(department.runtime).erase_all()
+    return state_of(department, erasure) is ErasureState.DONE
+
+
+def stored(department: Any, digests: list[Digest]) -> list[Digest]:
+    found = []
+    for digest in digests:
+        try:
+            department.runtime.objects.size_of(Key.blob(department.id, digest))
+        except ObjectMissing:
+            continue
+        found.append(digest)
+    return found
+
+
+def stored_checkpoints(department: Any) -> list[str]:
+    page = department.runtime.objects.list_page(department.id, after="", limit=1000)
+    return [each.key.path for each in page.objects if each.key.checkpoint_place]
+
+
+@pytest.mark.parametrize("policy", RunningJobs)
+def test_a_file_erased_during_a_run_stops_it_or_waits_for_it_and_leaves_its_tombstone(
+    department: Any, start: Any, wait_for: Any, policy: RunningJobs
+) -> None:
+    job = department.submit_queued(steps=30, checkpoint_every=5)
+    start("slow")
+    wait_for(lambda: department.checkpoints(job), within_s=60, what="a checkpoint")
+
+    erasure = agreed(department, job, policy)
+    assert not is_done(department, erasure)
+    wait_for(lambda: is_done(department, erasure), within_s=60, what="the erasing is done")
+
+    ended = department.job(job)
+    assert ended.state == (JobState.CANCELLED if policy is RunningJobs.STOP else JobState.SUCCEEDED)
+    versions = department.versions(job)
+    assert len(versions) == (0 if policy is RunningJobs.STOP else 1)
+    assert all(version.state == VersionState.REVOKED and version.deleted_at for version in versions)
+    files = [file for version in versions for file in Manifest.model_validate(version.manifest, strict=False).files]
+    assert stored(department, [ended.spec["data"]["train"], *(file.digest for file in files)]) == []
+    assert stored_checkpoints(department) == []
+    assert all(checkpoint.erased_at for checkpoint in department.checkpoints(job))
+    with department.runtime.department(department.id) as session:
+        assert session.get_one(File, ended.training_file_id).deleted_at
+    (told,) = department.audited("file.erased")
+    assert (told.resource_id, told.details["versions"]) == (ended.training_file_id, len(versions))
+
+
+@pytest.mark.parametrize("point", ["erasure.marked", "erasure.objects_gone"])
+def test_a_sweeper_that_is_killed_in_the_middle_is_followed_by_another(
+    *, department: Any, fake: Any, start: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    job = department.submit_queued(steps=4, checkpoint_every=2)
+    assert department.worker(fake()).run_next()
+    (version,) = department.versions(job)
+    manifest = Manifest.model_validate(version.manifest, strict=False)
+    digests = [department.job(job).spec["data"]["train"], *(file.digest for file in manifest.files)]
+    # The confirmation rings for it.
+    erasure = agreed(department, job, RunningJobs.STOP)
+
+    monkeypatch.setenv("TSUGIKI_FAILPOINTS", f"{point}=kill")
+    killed = start("-m", "workers.main", "sweep")
+    wait_for(lambda: killed.poll() is not None, within_s=60, what="the sweeper is killed")
+    assert killed.returncode == KILLED
+    assert state_of(department, erasure) is ErasureState.ERASING
+    assert stored(department, digests) == (digests if point == "erasure.marked" else [])
+
+    monkeypatch.delenv("TSUGIKI_FAILPOINTS")
+    start("-m", "workers.main", "sweep")
+    department.runtime.queue.send_task(SWEEP_TASK, args=[], queue=SWEEP_QUEUE)
+    wait_for(lambda: state_of(department, erasure) is ErasureState.DONE, within_s=60, what="another goes on")
+    assert stored(department, digests) == []
+    assert stored_checkpoints(department) == []
+    assert len(department.audited("file.erased")) == 1
+    assert len(department.audited("adapter.version.revoked")) == 1

@@ -1,0 +1,67 @@
+"""The erasing of files that two people agreed to, beside the sweeper: a store that is away takes minutes."""
+
+import logging
+import threading
+from uuid import UUID
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from domain.failpoints import FailPoint, failpoint
+from runtime.erasing import erase_blobs
+from runtime.wiring import Runtime
+from services import blobs, file_erasures
+from storage.errors import StorageUnavailable
+from workers.retention import erase_checkpoints
+
+log = logging.getLogger(__name__)
+
+
+class Eraser:
+    """Carries out what is confirmed, in a thread of its own. Any number may; where one dies, the next does the same."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Have it look for what is confirmed, unless it is at work: the next sweep begins it again."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._thread = threading.Thread(target=self._run_or_log, name="erasures", daemon=True)
+        self._thread.start()
+
+    def _run_or_log(self) -> None:
+        try:
+            self.erase_all()
+        except Exception:
+            # The edge: the next sweep begins again.
+            log.exception("files could not be erased")
+
+    def erase_all(self) -> None:
+        """Go through all that is confirmed and not done, once."""
+        with self._runtime.platform() as session:
+            under_way = file_erasures.under_way(session)
+        for erasure, department in under_way:
+            try:
+                self._erase(erasure, department)
+            except (StorageUnavailable, SQLAlchemyError) as error:
+                # Its turn comes again; the others are not to wait for it.
+                log.warning("erasure %s could not be carried out (%s)", erasure, type(error).__name__)
+
+    def _erase(self, erasure: UUID, department: UUID) -> None:
+        with self._runtime.department(department) as session:
+            work = file_erasures.mark(session, erasure)
+        if work is None:
+            return
+        failpoint(FailPoint.ERASURE_MARKED)
+        erased = erase_blobs(
+            self._runtime, department, work.blobs, lambda session: blobs.announce(session, department, work.blobs)
+        )
+        erase_checkpoints(self._runtime, list(work.checkpoints))
+        failpoint(FailPoint.ERASURE_OBJECTS_GONE)
+        with self._runtime.department(department) as session:
+            file_erasures.finish(session, erasure, work, erased=erased)
+        log.info(
+            "erasure %s: %d objects and %d checkpoints are gone, %d objects are others' too",
+            *(erasure, len(erased), len(work.checkpoints), len(work.blobs) - len(erased)),
+        )
