@@ -141,8 +141,7 @@ def move(
     """Let an alias stand for a version, by its number or id; a new name, where `expected` says that there is none.
 
     protected: names that stand for approved versions only, moved by an admin who did not approve it. Raises
-    PreconditionRequired, StaleVersion, VersionNotApproved, SeparationOfDuties, PolicyViolation, and NotFound for no
-    version at all.
+    PreconditionRequired, StaleVersion, VersionNotApproved, SeparationOfDuties, PolicyViolation, and NotFound.
     """
     _require_may_move(principal, name, protected)
     check_alias(name)
@@ -305,7 +304,7 @@ def _earlier(session: Session, top: AliasMove, *, protected: bool) -> AliasMove:
 
 @dataclass(frozen=True)
 class _Move:
-    """A move to be made. previous: what a rollback would go back to."""
+    """A move to be made. previous: what a rollback would go back to. policy: which lets a protected alias move."""
 
     adapter_id: UUID
     name: str
@@ -313,7 +312,6 @@ class _Move:
     version: AdapterVersion | None
     previous: AliasMove | None
     protected: bool = False
-    # Of the policy that let a protected alias move.
     policy: Digest | None = None
 
 
@@ -396,7 +394,6 @@ def _record(session: Session, principal: Principal, move: _Move, before: Adapter
             "number": move.version.number if move.version else None,
             "kind": move.kind,
             "protected": move.protected,
-            # Other names move without asking.
             **({"policy": move.policy} if move.protected else {}),
         },
     )

@@ -22,11 +22,11 @@ from models_db.estimates import AskedEstimate, Inspection
 from models_db.jobs import Job
 from models_db.sessions import take_lock
 from models_db.usage import UsageRecord
-from services import audit, inspections, jobs, workers
+from services import admissions, audit, inspections, workers
+from services.admissions import Admission, JobLimits
 from services.base_models import facts_of, manifest_of
 from services.doorbell import nudge_estimate
 from services.inspections import Counting
-from services.jobs import Admission, JobLimits
 
 # So many of the newest runs say how fast a base model trains.
 MEASURED_RUNS = 20
@@ -71,7 +71,7 @@ def ask(session: Session, principal: Principal, request: JobRequest, *, limits: 
     Raises OverQuota where too many of the department's wait for that.
     """
     require(principal, Permission.JOB_SUBMIT)
-    admission = jobs.admit(session, principal, request, limits=limits.job, seed=0)
+    admission = admissions.admit(session, principal, request, limits=limits.job, seed=0)
     asked = None
     if admission.job is not None and inspections.find(session, _key(admission.job)) is None:
         asked = _enter(session, principal, request, job=admission.job, limits=limits)
@@ -135,7 +135,7 @@ def get(session: Session, principal: Principal, estimate: UUID, *, limits: Estim
     if asked is None:
         raise NotFound("No such estimate.")
     request = JobRequest.model_validate(asked.request)
-    admission = jobs.admit(session, principal, request, limits=limits.job, seed=0)
+    admission = admissions.admit(session, principal, request, limits=limits.job, seed=0)
     return _answer(session, request, admission, asked=asked, limits=limits)
 
 

@@ -20,7 +20,7 @@ from domain.job_requests import JobRequest
 from models_db.jobs import Job
 from runtime.settings import Settings
 from services import adapters, jobs, policies, waiting
-from services.jobs import JobLimits
+from services.admissions import JobLimits
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 

@@ -34,7 +34,7 @@ from runtime.embedded import EmbeddedServices
 from runtime.settings import Settings, as_environment
 from runtime.wiring import Runtime
 from services import base_models, blobs, departments, files, jobs, validation
-from services.jobs import JobLimits
+from services.admissions import JobLimits
 from storage.keys import Key
 from storage.objects import ObjectStore
 from tests.integration.workers.registry import Registry
