@@ -150,25 +150,6 @@ def test_a_pulled_version_is_verified_offline_and_one_byte_more_is_told(
     assert "checksum_mismatch" in offline(*asked, "--accept", "candidate", status=1).stdout
 
 
-def test_a_pipeline_asks_whether_a_version_would_pass(
-    service: RunningService, staff: Staff, job: dict[str, Any], tmp_path: Path
-) -> None:
-    made = as_json(staff.admin, "service-accounts", "create", "gate", "--role", "viewer")
-    robot = command_line(service, made["api_key"]["value"])
-    check = ("policy", "check", job["adapter"]["name"], "1")
-    assert "passes" in robot(*check).stdout
-    strict, open_to_all = tmp_path / "strict.yaml", tmp_path / "open.yaml"
-    strict.write_text("format: 1\nrelease:\n  evaluations: [{measure: accuracy, min_rows: 1000}]\n")
-    open_to_all.write_text("format: 1\n")
-    assert "too_few_rows" in robot("policy", "test", str(strict)).stdout
-    staff.admin("policy", "put", str(strict))
-    assert "required: 1000. (too_few_rows, department:release.evaluations[0])" in robot(*check, status=1).stdout
-    staff.admin("policy", "put", str(open_to_all))
-    assert robot("policy", "diff").stdout.startswith("rule")
-    # Neither one nor the other: there is no such version.
-    assert "(code not_found)" in robot("policy", "check", job["adapter"]["name"], "9", status=2).stderr
-
-
 def test_an_adapter_from_elsewhere_is_proposed_and_a_pickle_is_not(
     staff: Staff, job: dict[str, Any], tmp_path: Path
 ) -> None:

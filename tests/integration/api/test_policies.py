@@ -1,9 +1,13 @@
 """Policies through the API: who puts which, what they refuse, and what they say of a version."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -331,3 +335,32 @@ def test_an_adapter_made_elsewhere_is_judged_by_its_configuration(
         with ruled(admin, ruling):
             found = trainer.get("/adapters/brought/versions/1/verdict").json()
     assert [each["code"] for each in found["reasons"]] == ["method_not_allowed", "not_servable"]
+
+
+def test_a_pipeline_asks_with_the_command_line_and_is_told_by_exit_statuses(finished: Finished, tmp_path: Path) -> None:
+    department, strict = finished.department, tmp_path / "strict.yaml"
+    strict.write_text("format: 1\nrelease: {evaluations: [{measure: token_accuracy, min_rows: 1000}]}\n")
+    with department.http(department.admin) as admin:
+        account = f"/organization/projects/{department.id}/service_accounts"
+        robot = admin.post(account, json={"name": "gate", "roles": ["viewer"]}).raise_for_status().json()
+        environment = os.environ | {
+            "TSUGIKI_BASE_URL": department.api_url, "TSUGIKI_API_KEY": robot["api_key"]["value"],
+        }  # fmt: skip
+
+        def tsugiki(*words: str) -> tuple[int, str]:
+            command = [sys.executable, "-m", "cli.main", "policy", *words]
+            ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+            return ended.returncode, ended.stdout + ended.stderr
+
+        status, told = tsugiki("test", str(strict))
+        assert status == 0
+        assert "required: 1000. (too_few_rows, department:release.evaluations[0])" in told
+        assert tsugiki("check", finished.adapter, "1")[0] == 0
+        with ruled(admin, strict.read_bytes()):
+            status, told = tsugiki("check", finished.adapter, "1")
+            assert status == 1
+            assert "too_few_rows" in told
+    # Neither one nor the other: there is no such version.
+    status, told = tsugiki("check", finished.adapter, "9")
+    assert status == 2
+    assert told == "error: No such adapter version. (code not_found)\n"
