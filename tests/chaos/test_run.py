@@ -6,7 +6,7 @@ from chaos.installation import Installation, Shape
 from chaos.run import Chaos, Plan
 from chaos.workload import Workload
 
-PLAN = Plan(seed=1, kills=15, stops=4, rounds=0, strikes=9, between_strikes_s=1.5)
+PLAN = Plan(seed=1, kills=12, stops=3, rounds=0, strikes=6, between_strikes_s=1.5)
 
 
 def test_a_seeded_run_keeps_every_promise(install: Callable[..., tuple[Installation, Workload]]) -> None:

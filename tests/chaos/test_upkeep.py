@@ -17,7 +17,7 @@ from tests.chaos.conftest import await_
 
 Service = tuple[Installation, Workload]
 # `python -m chaos` does it many times more, and to the other servers.
-RESTARTS = 3
+RESTARTS = 2
 HEAD = 'from alembic import op\nrevision, down_revision = "later", {head!r}\n'
 # As every release may, it adds to each table there is, and to their number.
 ADDS = f"""{HEAD}
@@ -49,7 +49,7 @@ TRIED_AGAIN = "SELECT count(*) FROM jobs WHERE epoch > 1"
 
 @pytest.fixture(scope="module")
 def service(install: Callable[..., Service]) -> Service:
-    return install(Shape(workers=2, lease_s=15.0))
+    return install(Shape(workers=2, lease_s=10.0))
 
 
 def asked(installation: Installation, statement: str) -> int:
