@@ -4,23 +4,15 @@ Whoever pulls the folder can check `model.sig` with `model_signing verify key` a
 """
 
 import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 from domain.attestations import ATTESTATION_FILES, AttestationKind, Provenance
 from domain.digests import manifest_of_tree
 from signing.envelopes import seal
 from signing.keys import SigningKey
-
-# Until pyOpenSSL is installed everywhere: the library imports it for certificates, which are not used here.
-if importlib.util.find_spec("OpenSSL") is None:
-    sys.modules["OpenSSL"] = ModuleType("OpenSSL")
-    sys.modules["OpenSSL"].crypto = ModuleType("OpenSSL.crypto")  # type: ignore[attr-defined]
 
 
 def sign_folder(folder: Path, provenance: Provenance, key: SigningKey) -> Mapping[AttestationKind, bytes]:

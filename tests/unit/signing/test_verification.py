@@ -1,6 +1,5 @@
 """A pulled folder, whole and tampered with. That the OpenSSF library says the same is asked of the library."""
 
-import importlib
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_signing.verifying import Config
 
 from domain.attestations import (
     APPROVAL_FILE,
@@ -93,9 +93,8 @@ def reasons(found: Verdict) -> list[tuple[str, str | None]]:
 def library_agrees(folder: Path, key: SigningKey, public: Path) -> bool:
     """What the OpenSSF library's own verifier says of the same folder."""
     public.write_text(key.public.pem)
-    verifying: Any = importlib.import_module("model_signing.verifying")
     try:
-        verifying.Config().use_elliptic_key_verifier(public_key=public).verify(folder, folder / SIGNATURE_FILE)
+        Config().use_elliptic_key_verifier(public_key=public).verify(folder, folder / SIGNATURE_FILE)
     except ValueError:
         return False
     return True
