@@ -130,7 +130,7 @@ erasure=$(as "$trainer" tsugiki erasures request "$rows" --reason "A customer wi
 digest=$(as "$admin" tsugiki erasures show "$erasure" --json | field digest)
 refused permission_denied as "$trainer" tsugiki erasures confirm "$erasure" --digest "$digest"
 as "$admin" tsugiki erasures confirm "$erasure" --digest "$digest"
-as "$admin" tsugiki adapters show last-box
+as "$trainer" tsugiki files descendants "$rows"
 
 say "What an auditor asks"
 audit() { operator audit "$@"; }
