@@ -150,7 +150,7 @@ class JobRun:
         stored_since = patience.insist(self._clock)
         organisation = self._runtime.settings.organisation
         provenance = of_training(self.held, report, compute, organisation=organisation, finished_at=stored_since)
-        attested = patience.insist(lambda: attest(self._runtime, self.held.department, adapter, provenance))
+        attested = attest(self._runtime, self.held.department, adapter, provenance, insist=patience.insist)
         manifest = patience.insist(lambda: self._runtime.objects.put_tree(self.held.department, adapter))
         failpoint(FailPoint.ADAPTER_UPLOADED)
         return verdicts.registered(
