@@ -4,6 +4,8 @@ import hashlib
 import json
 from enum import StrEnum
 
+from pydantic import Field
+
 from domain.digests import Digest
 from domain.frozen import Frozen
 from domain.lineage import LEARNED
@@ -31,13 +33,12 @@ class RunningJobs(StrEnum):
 class DescendedVersion(Frozen):
     """A version that has to do with the file. is_revoked: by the erasing; else it was only measured on the file."""
 
-    id: str
-    adapter: str
-    number: int
-    state: str
-    relation: str
-    # The version through which, where it is not the file itself.
-    through: str | None
+    id: str = Field(description="Its id, `adapterver-…`.")
+    adapter: str = Field(description="Its adapter.")
+    number: int = Field(description="Its number.")
+    state: str = Field(description="What state it is in.")
+    relation: str = Field(description="What it has to do with the file.")
+    through: str | None = Field(description="The version through which, where it is not the file itself.")
 
     @property
     def learned(self) -> bool:
@@ -48,25 +49,25 @@ class DescendedVersion(Frozen):
 class DescendedJob(Frozen):
     """A job that reads the file, or goes on from a version that learned from it."""
 
-    id: str
-    state: str
-    checkpoints: int
+    id: str = Field(description="Its id, `ftjob-…`.")
+    state: str = Field(description="What state it is in.")
+    checkpoints: int = Field(description="How many checkpoints of it are stored.")
 
 
 class Holder(Frozen):
     """Who downloaded such a version, and so may have it still."""
 
-    holder: str
-    version: str
-    times: int
-    last_at: int
+    holder: str = Field(description="Who was sent it.")
+    version: str = Field(description="The version.")
+    times: int = Field(description="How often.")
+    last_at: int = Field(description="When the last time, in seconds since 1970.")
 
 
 class Served(Frozen):
     """A server that last said that it has such a version loaded."""
 
-    server: str
-    version: str
+    server: str = Field(description="The server, as it calls itself.")
+    version: str = Field(description="The version.")
 
 
 class ErasurePlan(Frozen):
