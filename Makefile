@@ -49,7 +49,7 @@ up: $(VENV)/.setup  ## Start the whole service in the foreground, its data in .t
 
 # Two at a time: most of them wait for servers, leases and processes. A file stays together, with what it has started.
 test: $(VENV)/.setup-dev  ## Set up, and pass every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint  ## Format, lint, types, import contracts and unit tests, in minutes
 	$(BIN)/python -m pytest tests/unit
