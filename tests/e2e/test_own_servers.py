@@ -43,6 +43,7 @@ def settings() -> Iterator[dict[str, str]]:
                 "TSUGIKI_S3_BUCKET": "another-bucket",
                 "TSUGIKI_CACHE_DIR": f"{folder}/cache",
                 "TSUGIKI_WORK_DIR": f"{folder}/work",
+                "TSUGIKI_SIGNING_KEY_FILE": f"{folder}/signing-key.pem",
                 "TSUGIKI_PORT": str(port),
             }
 

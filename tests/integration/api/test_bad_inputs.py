@@ -168,7 +168,7 @@ WITH_ID = [
     "/files/{}", "/files/{}/content", "/fine_tuning/jobs/{}", "/fine_tuning/jobs/{}/events", "/models/{}",
     "/fine_tuning/jobs/{}/checkpoints", "/adapters/{}", "/adapters/{}/versions", "/adapters/{}/versions/{}",
     "/adapters/{}/versions/{}/content", "/lineage/{}", "/base_models/{}", "/organization/projects/{}",
-    "/organization/projects/{}/users", "/files?after={}", "/fine_tuning/jobs?after={}", "/adapters?after={}",
+    "/files?after={}", "/fine_tuning/jobs?after={}", "/adapters?after={}",
 ]  # fmt: skip
 
 

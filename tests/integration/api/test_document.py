@@ -8,13 +8,13 @@ import pytest
 
 WITHOUT_BODY = (
     "/cancel", "/pause", "/resume", "/drain", "/undrain", "{worker_id}/retire", "/rollback", "/withdraw",
-    "{share_id}/approve", "/archive", "/confirm", "/open", "{glass_id}/key", "/close",
+    "{share_id}/approve", "/archive", "{grant_id}/confirm", "/open", "{glass_id}/key", "/close",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def document(api_url: str) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(api_url.removesuffix("/v1") + "/openapi.json").json()
+    found: dict[str, Any] = httpx.get(api_url.removesuffix("/v1") + "/openapi.json", timeout=60).json()
     return found
 
 

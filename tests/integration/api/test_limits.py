@@ -297,7 +297,7 @@ def test_an_upload_beyond_the_limit_of_storage_is_refused_and_leaves_nothing(
     with unchanged(access_denied=1):
         answer = upload(department, more)
     told = (
-        f"The department stores {len(content)} bytes, and the file has {len(more)}; its limit is"
+        f"The department stores {len(content)} bytes, and this has {len(more)}; its limit is"
         f" {len(content) + len(more) - 1}. Delete files, or have the operator raise the limit."
     )
     assert refusal_of(answer) == (429, "insufficient_quota", told)
