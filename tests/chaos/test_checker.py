@@ -125,8 +125,8 @@ DAMAGE: dict[str, tuple[list[str], set[str]]] = {
         {"a version has its audit event"},
     ),
     "an end that is told twice": (
-        ["""INSERT INTO audit_events (xid, actor_type, action, outcome, resource_id, refs, details)
-            SELECT xid, 'system', 'job.failed', 'failure', resource_id, refs, details FROM audit_events
+        ["""INSERT INTO audit_events (xid, roles, actor_type, action, outcome, resource_id, refs, details)
+            SELECT xid, roles, 'system', 'job.failed', 'failure', resource_id, refs, details FROM audit_events
             WHERE action = 'job.cancelled'"""],
         {"a job's end is in the trail once"},
     ),
