@@ -83,7 +83,7 @@ refused not_better_than_base as "$pipeline" tsugiki policy check last-box 1
 refused policy_violation as "$trainer" tsugiki approvals request last-box@1
 
 say "Train again; it passes"
-train --rank 8 --max-steps 12 --learning-rate 1e-3
+train --rank 8 --max-steps 20 --learning-rate 1e-3
 as "$pipeline" tsugiki policy check last-box 2
 as "$trainer" tsugiki adapters compare last-box 1 2
 
@@ -108,7 +108,7 @@ as "$admin" tsugiki adapters pull last-box@production --out "$out/production"
 tsugiki verify "$out/production" --public-key "$out/signing-key.pub"
 
 say "The next version goes the same way, and is rolled back in one call"
-train --rank 8 --max-steps 14 --learning-rate 1e-3
+train --rank 8 --max-steps 24 --learning-rate 1e-3
 asked=$(as "$trainer" tsugiki approvals request last-box@3 --json | field id)
 digest=$(as "$approver" tsugiki approvals show "$asked" --json | field digest)
 as "$approver" tsugiki approvals approve "$asked" --digest "$digest"
