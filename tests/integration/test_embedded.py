@@ -128,7 +128,7 @@ def test_data_survive_a_stop_and_a_start(folder: Path) -> None:
         pids = {process.pid for process in services.processes}
         pids |= set().union(*map(_descendants, pids))
         started = time.monotonic()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 10
     assert not any(map(_alive, pids))
     with EmbeddedServices(folder) as services:
         _assert_filled(services)

@@ -36,7 +36,7 @@ def test_a_paused_job_goes_on_to_the_same_weights(department: Any, start: Any, w
 
     department.pause(paused)
 
-    wait_for(lambda: state_of(department, paused) == JobState.PAUSED, within_s=60, what="the other is paused")
+    wait_for(lambda: state_of(department, paused) == JobState.PAUSED, within_s=20, what="the other is paused")
     assert not engines()
     (checkpoint,) = department.checkpoints(paused)[-1:]
     assert 0 < checkpoint.step < 800
