@@ -180,6 +180,14 @@ def test_what_is_no_id_is_not_found(trainer: httpx.Client, template: str) -> Non
         assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found"), path
 
 
+@pytest.mark.parametrize("value", IDS)
+def test_what_is_no_department_has_no_people(department: Department, value: str) -> None:
+    # By an admin: whoever may see nobody's people is told that before anything is looked for.
+    with department.http(department.admin) as admin:
+        answer = admin.get(f"/organization/projects/{value}/users")
+    assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [
