@@ -278,6 +278,9 @@ def mark(session: Session, erasure: UUID) -> ErasingWork | None:
     readers = descent.jobs_of(session, file.id, [version.id for version in learned])
     if any(each.job.state not in TERMINAL for each in readers):
         return None
+    # A job that ended between the two readings has left a version that the first did not see: the next sweep does.
+    if {version.id for version in _learned(session, file.id)} != {version.id for version in learned}:
+        return None
     for version in learned:
         # Those that a job made after the confirmation are not revoked yet.
         versions.erase(session, access.system(found.department_id), version, reason=REASON)

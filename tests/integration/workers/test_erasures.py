@@ -13,7 +13,7 @@ from domain.jobs import JobState
 from models_db.file_erasures import FileErasure
 from models_db.files import File
 from runtime.queue import SWEEP_QUEUE, SWEEP_TASK
-from services import file_erasures
+from services import descent, file_erasures
 from storage.errors import ObjectMissing
 from storage.keys import Key
 from workers.erasures import Eraser
@@ -84,6 +84,27 @@ def test_a_file_erased_during_a_run_stops_it_or_waits_for_it_and_leaves_its_tomb
         assert session.get_one(File, ended.training_file_id).deleted_at
     (told,) = department.audited("file.erased")
     assert (told.resource_id, told.details["versions"]) == (ended.training_file_id, len(versions))
+
+
+def test_a_version_that_is_made_while_the_sweeper_looks_is_erased_as_well(
+    department: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = department.submit_queued(steps=4, checkpoint_every=2)
+    erasure = agreed(department, job, RunningJobs.FINISH)
+    jobs_of = descent.jobs_of
+
+    def after_the_job_has_ended(*arguments: Any) -> Any:
+        department.worker(fake()).run_next()
+        return jobs_of(*arguments)
+
+    monkeypatch.setattr("services.file_erasures.descent.jobs_of", after_the_job_has_ended)
+    is_done(department, erasure)
+    monkeypatch.undo()
+    assert is_done(department, erasure)
+    (version,) = department.versions(job)
+    assert (version.state, version.deleted_at is None) == (VersionState.REVOKED, False)
+    files = Manifest.model_validate(version.manifest, strict=False).files
+    assert stored(department, [file.digest for file in files]) == []
 
 
 @pytest.mark.parametrize("point", ["erasure.marked", "erasure.objects_gone"])
