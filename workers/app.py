@@ -18,6 +18,7 @@ from runtime import logs, wiring
 from runtime.queue import COUNT_TASK, DELIVER_TASK, ERASE_TASK, SWEEP_TASK, TRAIN_TASK, VALIDATE_TASK, ring
 from runtime.settings import load
 from services.doorbell import Nudge
+from workers.aside import Aside
 from workers.deliveries import Deliverer
 from workers.erasures import Eraser
 from workers.exports import ExportWriter
@@ -34,10 +35,10 @@ runtime = wiring.build(settings)
 app = runtime.queue
 # One process, one thing at a time: the ranks are processes of their own, and must be started by its main thread.
 app.conf.worker_pool = "solo"
-storage = StorageSweep(runtime)
-deliverer = Deliverer(runtime)
-exports = ExportWriter(runtime)
-eraser = Eraser(runtime)
+storage = Aside("storage", StorageSweep(runtime).portion)
+deliveries = Aside("deliveries", Deliverer(runtime).deliver)
+exports = Aside("exports", ExportWriter(runtime).write_all)
+erasures = Aside("erasures", Eraser(runtime).erase_all)
 worker = Worker(runtime, f"{socket.gethostname()}:{os.getpid()}", threading.Event())
 
 
@@ -58,9 +59,9 @@ def train(job_id: str) -> None:
 def sweep_once() -> None:
     """Lost leases and unrung jobs; beside them a portion of the object store, what others are told, and exports."""
     storage.begin()
-    deliverer.begin()
+    deliveries.begin()
     exports.begin()
-    eraser.begin()
+    erasures.begin()
     sweep(runtime)
 
 
@@ -79,8 +80,8 @@ _task(TRAIN_TASK, train)
 _task(VALIDATE_TASK, lambda job_id: validate(runtime, UUID(job_id)))
 _task(COUNT_TASK, lambda estimate_id: count(runtime, UUID(estimate_id)))
 _task(SWEEP_TASK, sweep_once)
-_task(DELIVER_TASK, lambda _event_id: deliverer.begin())
-_task(ERASE_TASK, lambda _erasure_id: eraser.begin())
+_task(DELIVER_TASK, lambda _event_id: deliveries.begin())
+_task(ERASE_TASK, lambda _erasure_id: erasures.begin())
 
 
 def end() -> None:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import random
-import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -29,29 +28,10 @@ RELEASE = metadata.version("tsugiki")
 
 
 class Deliverer:
-    """Sends what is due, in a thread of its own. Any number of processes may: a delivery is taken by one."""
+    """Sends what is due. Any number of processes may: a delivery is taken by one."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._thread: threading.Thread | None = None
-        self._asked = threading.Event()
-
-    def begin(self) -> None:
-        """Have it look for what is due. Where it is at work already, it looks once more before it ends."""
-        self._asked.set()
-        if self._thread is not None and self._thread.is_alive():
-            return
-        self._thread = threading.Thread(target=self._run_or_log, name="deliveries", daemon=True)
-        self._thread.start()
-
-    def _run_or_log(self) -> None:
-        try:
-            while self._asked.is_set():
-                self._asked.clear()
-                self.deliver()
-        except Exception:
-            # The edge: the next sweep begins again.
-            log.exception("deliveries could not be made")
 
     def deliver(self) -> None:
         """Send until nothing is due."""

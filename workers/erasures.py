@@ -1,7 +1,6 @@
 """The erasing of files that two people agreed to, beside the sweeper: a store that is away takes minutes."""
 
 import logging
-import threading
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,25 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class Eraser:
-    """Carries out what is confirmed, in a thread of its own. Any number may; where one dies, the next does the same."""
+    """Carries out what is confirmed. Any number may; where one dies, the next does the same."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._thread: threading.Thread | None = None
-
-    def begin(self) -> None:
-        """Have it look for what is confirmed, unless it is at work: the next sweep begins it again."""
-        if self._thread is not None and self._thread.is_alive():
-            return
-        self._thread = threading.Thread(target=self._run_or_log, name="erasures", daemon=True)
-        self._thread.start()
-
-    def _run_or_log(self) -> None:
-        try:
-            self.erase_all()
-        except Exception:
-            # The edge: the next sweep begins again.
-            log.exception("files could not be erased")
 
     def erase_all(self) -> None:
         """Go through all that is confirmed and not done, once."""

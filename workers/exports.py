@@ -2,8 +2,6 @@
 
 import gzip
 import hashlib
-import logging
-import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,30 +10,17 @@ from services import audit_exports
 from services.audit_exports import ExportFormat, Scope
 from storage.keys import Key
 
-log = logging.getLogger(__name__)
-
 
 class ExportWriter:
-    """Writes what waits, in a thread of its own while there is something."""
+    """Writes what waits."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._thread: threading.Thread | None = None
 
-    def begin(self) -> None:
-        """Begin, unless it is still at it."""
-        if self._thread is not None and self._thread.is_alive():
-            return
-        self._thread = threading.Thread(target=self._write_or_log, name="exports", daemon=True)
-        self._thread.start()
-
-    def _write_or_log(self) -> None:
-        try:
-            while self.write_next():
-                pass
-        except Exception:
-            # The edge: the next sweep begins again.
-            log.exception("an export of the audit trail could not be written")
+    def write_all(self) -> None:
+        """Write until nothing waits."""
+        while self.write_next():
+            pass
 
     def write_next(self) -> bool:
         """Write one export, compressed; whether there was one."""

@@ -1,7 +1,6 @@
 """The sweeper's slow round through the object store, beside its own: no lost lease waits for it."""
 
 import logging
-import threading
 import time
 from uuid import UUID
 
@@ -28,21 +27,6 @@ class StorageSweep:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._thread: threading.Thread | None = None
-
-    def begin(self) -> None:
-        """Begin a portion in a thread of its own, unless one is still under way: a store that is away takes minutes."""
-        if self._thread is not None and self._thread.is_alive():
-            return
-        self._thread = threading.Thread(target=self._portion_or_log, name="storage", daemon=True)
-        self._thread.start()
-
-    def _portion_or_log(self) -> None:
-        try:
-            self.portion()
-        except Exception:
-            # The edge: the next sweep begins another.
-            log.exception("storage could not be swept")
 
     def portion(self) -> None:
         """Look on for a few seconds. Any number may do so at a time: a turn is taken by one."""

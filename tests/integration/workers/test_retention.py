@@ -16,6 +16,7 @@ from services import claims, leases, retention, usage
 from storage.errors import StorageUnavailable
 from storage.keys import Key
 from storage.listing import StoredPage
+from workers.aside import Aside
 from workers.retention import StorageSweep
 
 AT_ONCE = pytest.mark.parametrize("settings", [{"orphan_after_s": 0}], indirect=True)
@@ -296,7 +297,7 @@ def test_a_store_that_is_away_or_hangs_holds_up_nobody(department: Any, wait_for
             assert go_on.wait(30)
             raise StorageUnavailable("away")
 
-    sweep = StorageSweep(replace(department.runtime, objects=Hanging()))
+    sweep = Aside("storage", StorageSweep(replace(department.runtime, objects=Hanging())).portion)
     sweep.begin()
     wait_for(lambda: asked, within_s=10, what="the store is asked")
     execute(department, "UPDATE storage_sweeps SET due_at = now() - interval '1 second'")
