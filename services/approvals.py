@@ -4,9 +4,11 @@ A request is about a digest, and so is every decision: of other bytes nothing is
 the key. The database refuses by itself what this should miss: CHECKs on the decision, and `check_version_change`.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
@@ -28,7 +30,7 @@ from domain.refusals import (
     UnknownEvaluation,
 )
 from domain.verdicts import Purpose
-from models_db.adapters import AdapterVersion, Evaluation
+from models_db.adapters import Adapter, AdapterVersion, Evaluation
 from models_db.approvals import ApprovalComment, ApprovalDecision, ApprovalRequest
 from services import aliases, audit, outbox, policies, versions
 from services.cursors import known_cursor
@@ -47,6 +49,9 @@ class Approval:
     """A request with all that was said and decided. state: at this moment, by the database's clock."""
 
     request: ApprovalRequest
+    # What it is about.
+    adapter: str
+    number: int
     state: ApprovalState
     decisions: Sequence[ApprovalDecision]
     comments: Sequence[ApprovalComment]
@@ -268,7 +273,7 @@ def list_page(session: Session, principal: Principal, wanted: ApprovalFilter) ->
     if wanted.after is not None:
         statement = statement.where(ApprovalRequest.id < known_cursor(session, ApprovalRequest, wanted.after))
     found = session.scalars(statement.order_by(ApprovalRequest.id.desc()).limit(wanted.limit + 1)).all()
-    return [_approval(session, each) for each in found[: wanted.limit]], len(found) > wanted.limit
+    return _approvals(session, found[: wanted.limit]), len(found) > wanted.limit
 
 
 def get(session: Session, principal: Principal, approval: UUID) -> Approval:
@@ -307,13 +312,42 @@ def _request(session: Session, approval: UUID) -> ApprovalRequest:
 
 
 def _approval(session: Session, found: ApprovalRequest) -> Approval:
-    of_request = ApprovalDecision.request_id == found.id
-    decisions = session.scalars(select(ApprovalDecision).where(of_request).order_by(ApprovalDecision.id))
-    said = session.scalars(
-        select(ApprovalComment).where(ApprovalComment.request_id == found.id).order_by(ApprovalComment.id)
+    return _approvals(session, [found])[0]
+
+
+def _approvals(session: Session, requests: Sequence[ApprovalRequest]) -> list[Approval]:
+    """With what they are about and what people said, in as many queries for a page as for one."""
+    ids, now = [each.id for each in requests], _now(session)
+    named = session.execute(
+        select(AdapterVersion.id, AdapterVersion.number, Adapter.name)
+        .join(Adapter, Adapter.id == AdapterVersion.adapter_id)
+        .where(AdapterVersion.id.in_([each.version_id for each in requests]))
     )
-    state = state_at(found.state, found.expires_at, _now(session))
-    return Approval(request=found, state=state, decisions=decisions.all(), comments=said.all())
+    named_by_version = {row.id: (row.name, row.number) for row in named}
+    decisions = _by_request(session, ApprovalDecision, ids)
+    comments = _by_request(session, ApprovalComment, ids)
+    return [
+        Approval(
+            request=each,
+            adapter=named_by_version[each.version_id][0],
+            number=named_by_version[each.version_id][1],
+            state=state_at(each.state, each.expires_at, now),
+            decisions=decisions[each.id],
+            comments=comments[each.id],
+        )
+        for each in requests
+    ]
+
+
+Said = TypeVar("Said", ApprovalDecision, ApprovalComment)
+
+
+def _by_request(session: Session, table: type[Said], requests: Sequence[UUID]) -> dict[UUID, list[Said]]:
+    """What people decided or said, oldest first."""
+    found: dict[UUID, list[Said]] = defaultdict(list)
+    for each in session.scalars(select(table).where(table.request_id.in_(requests)).order_by(table.id)):
+        found[each.request_id].append(each)
+    return found
 
 
 def _now(session: Session) -> datetime:

@@ -93,13 +93,13 @@ class ApprovalObject(Identified):
     closed_at: int | None = Field(description="When it was decided or withdrawn; null before.")
 
     @classmethod
-    def of(cls, adapter: str, version: int, approval: Approval) -> "ApprovalObject":
-        """From its rows, and the names they point at."""
+    def of(cls, approval: Approval) -> "ApprovalObject":
+        """From its rows."""
         request = approval.request
         return cls(
             id=public_id(IdKind.APPROVAL, request.id),
-            adapter=adapter,
-            version=version,
+            adapter=approval.adapter,
+            version=approval.number,
             version_id=public_id(IdKind.ADAPTER_VERSION, request.version_id),
             digest=request.digest,
             state=approval.state,

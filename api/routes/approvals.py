@@ -4,7 +4,6 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy.orm import Session
 
 from api.bodies import json_body
 from api.deps import Authenticated, Caller, needs
@@ -14,7 +13,6 @@ from api.pages import After
 from domain.access import Permission, Reach
 from domain.approvals import ApprovalState
 from domain.ids import IdKind, parse_id
-from models_db.adapters import Adapter, AdapterVersion
 from services import adapters, approvals
 from services.approvals import Approval, ApprovalFilter
 
@@ -23,9 +21,8 @@ router = APIRouter(prefix="/v1/approvals", tags=["Approvals"])
 ApprovalId = Annotated[str, Path(description="A request's id, `approval-…`.")]
 
 
-def _object(session: Session, caller: Caller, approval: Approval) -> ApprovalObject:
-    version = session.get_one(AdapterVersion, approval.request.version_id)
-    shown = ApprovalObject.of(session.get_one(Adapter, version.adapter_id).name, version.number, approval)
+def _object(caller: Caller, approval: Approval) -> ApprovalObject:
+    shown = ApprovalObject.of(approval)
     return shown.without_text() if caller.principal.reach(Permission.APPROVAL_READ) is Reach.METADATA else shown
 
 
@@ -38,7 +35,7 @@ def create(
     with caller.in_department() as session:
         version = adapters.get_version(session, caller.principal, wanted.adapter, wanted.version)
         made = approvals.request(session, caller.principal, version, wanted.evidence(), lives=lives)
-        return _object(session, caller, made)
+        return _object(caller, made)
 
 
 @router.get("", summary="List approvals", dependencies=[needs(Permission.APPROVAL_READ)])
@@ -61,7 +58,7 @@ def list_page(
     )
     with caller.in_department() as session:
         found, has_more = approvals.list_page(session, caller.principal, wanted)
-        return page_of([_object(session, caller, each) for each in found], has_more=has_more)
+        return page_of([_object(caller, each) for each in found], has_more=has_more)
 
 
 @router.get("/{approval_id}", summary="Look at an approval", dependencies=[needs(Permission.APPROVAL_READ)])
@@ -69,7 +66,7 @@ def retrieve(caller: Authenticated, approval_id: ApprovalId) -> ApprovalObject:
     """A request, its evidence, and what was said and decided."""
     with caller.in_department() as session:
         found = approvals.get(session, caller.principal, parse_id(IdKind.APPROVAL, approval_id))
-        return _object(session, caller, found)
+        return _object(caller, found)
 
 
 @router.post("/{approval_id}/decision", summary="Decide an approval", dependencies=[needs(Permission.APPROVAL_DECIDE)])
@@ -82,7 +79,7 @@ def decide(
         decided = approvals.decide(
             session, caller.principal, approval, wanted.decision, digest=wanted.digest, comment=wanted.comment
         )
-        return _object(session, caller, decided)
+        return _object(caller, decided)
 
 
 @router.post(
@@ -94,7 +91,7 @@ def comment(
     """Say something to a request, before or after it is decided."""
     approval = parse_id(IdKind.APPROVAL, approval_id)
     with caller.in_department() as session:
-        return _object(session, caller, approvals.comment(session, caller.principal, approval, wanted.comment))
+        return _object(caller, approvals.comment(session, caller.principal, approval, wanted.comment))
 
 
 @router.post(
@@ -104,4 +101,4 @@ def withdraw(caller: Authenticated, approval_id: ApprovalId) -> ApprovalObject:
     """Take back a request that nobody has decided: one's own, or any as an admin."""
     with caller.in_department() as session:
         found = approvals.withdraw(session, caller.principal, parse_id(IdKind.APPROVAL, approval_id))
-        return _object(session, caller, found)
+        return _object(caller, found)

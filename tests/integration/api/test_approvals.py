@@ -40,6 +40,18 @@ def test_another_person_approves_and_the_version_is_approved(governed: Governed)
         assert sent(governed(client).get(f"/approvals/{asked['id']}")) == decided
 
 
+def test_a_page_tells_of_each_request_what_is_told_of_it_alone(governed: Governed) -> None:
+    decided, discussed = (governed.request(governed.train(adapter)) for adapter in ("paged", "paged-as-well"))
+    sent(governed.decide(decided, comment="Agreed."))
+    for remark in ("One word.", "And another."):
+        sent(governed("approver").post(f"/approvals/{discussed['id']}/comments", json={"comment": remark}))
+    page = {each["id"]: each for each in sent(governed("viewer").get("/approvals"))["data"]}
+    for asked in (decided, discussed):
+        assert page[asked["id"]] == sent(governed("viewer").get(f"/approvals/{asked['id']}"))
+    assert [each["comment"] for each in page[discussed["id"]]["comments"]] == ["One word.", "And another."]
+    assert (page[decided["id"]]["adapter"], page[discussed["id"]]["adapter"]) == ("paged", "paged-as-well")
+
+
 def test_one_rejection_is_enough_and_final(governed: Governed) -> None:
     version = governed.train("bad")
     staging = sent(governed.move("staging", version))
