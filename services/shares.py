@@ -28,7 +28,7 @@ from domain.refusals import (
 )
 from models_db.adapters import AdapterVersion
 from models_db.grants import VersionShare
-from services import adapters, audit, blobs
+from services import adapters, audit, blobs, downloads
 from services.cursors import known_cursor
 
 
@@ -195,6 +195,7 @@ def open_download(session: Session, principal: Principal, share: UUID) -> Shared
     """May this principal have the files? Recorded before the first byte."""
     require_any(principal, (Permission.ADAPTER_DOWNLOAD, Permission.ADAPTER_DOWNLOAD_APPROVED))
     found = get_shared(session, principal, share)
+    downloads.remember_shared(session, principal, share)
     _record_both(session, principal, AuditEvent.VERSION_DOWNLOADED, found)
     return found
 

@@ -81,6 +81,7 @@ DEFINER_FUNCTIONS = {
     "preemptable_jobs",
     "queue_ahead",
     "queue_positions",
+    "remember_shared_download",
     "shared_attestations",
     "shared_versions",
     "storage_sweeps_due",

@@ -173,6 +173,9 @@ def test_the_other_department_pulls_the_version_and_nothing_else_of_its_owners(
         for path in (f"/adapters/{owner.adapter}", f"/models/{owner.model}", f"/lineage/{owner.version}",
                      f"/fine_tuning/jobs/{owner.job}", f"/files/{owner.file}"):  # fmt: skip
             assert client.get(path).status_code == 404, path
+    with owner.department.http() as client:
+        (version,) = client.get(f"/files/{owner.file}/descendants").raise_for_status().json()["data"]
+        assert other.trainer.id in version["holders"]
     third = owner.department
     with third.http() as client:
         # Its owner has it from its own adapters, not as a share.
