@@ -33,6 +33,8 @@ TERMINAL = frozenset(state for state, following in NEXT.items() if not following
 
 # A job claimed so often without a new checkpoint between is not tried again.
 MAX_STALLS = 3
+# Nor one that so many workers were lost on, or broke on, whatever progress it made between.
+MAX_ATTEMPTS = 20
 
 
 def check_transition(current: JobState, following: JobState) -> None:

@@ -15,7 +15,7 @@ from domain import access
 from domain.audit import AuditEvent, Outcome
 from domain.digests import Manifest
 from domain.failpoints import FailPoint, failpoint
-from domain.jobs import MAX_STALLS, JobState
+from domain.jobs import MAX_ATTEMPTS, MAX_STALLS, JobState
 from domain.plans import RunReport
 from domain.refusals import LeaseLost
 from models_db.jobs import Job, JobCheckpoint, Lease
@@ -213,9 +213,9 @@ def end(session: Session, job: Job, lease: UUID, reason: str, *, report: RunRepo
 
 
 def retry_or_fail(session: Session, held: Claim, error: JobError) -> None:
-    """The attempt broke without saying why. Try again, unless that was the last of MAX_STALLS without progress."""
+    """The attempt broke without saying why. Try again, unless that was the last of them."""
     job = hold(session, held)
-    if job.stalls >= MAX_STALLS and job.cancel_requested_at is None:
+    if job.cancel_requested_at is None and _is_last(session, job):
         _fail(session, job, held.lease, error)
         return
     _retry(session, job, held, error, reason="failed")
@@ -225,10 +225,15 @@ def retry_once(session: Session, held: Claim, error: JobError) -> None:
     """The attempt ended for what may have been others' doing. Try again, unless the job ended an attempt so before."""
     job = hold(session, held)
     ended_so_before = usage.ended_before(session, job.id, reason=error.code)
-    if job.cancel_requested_at is None and (ended_so_before or job.stalls >= MAX_STALLS):
+    if job.cancel_requested_at is None and (ended_so_before or _is_last(session, job)):
         _fail(session, job, held.lease, error)
         return
     _retry(session, job, held, error, reason=error.code)
+
+
+def _is_last(session: Session, job: Job) -> bool:
+    """Whether the attempt that is about to end badly is the MAX_STALLS-th without progress, or the MAX_ATTEMPTS-th."""
+    return job.stalls >= MAX_STALLS or usage.failed_attempts(session, job.id) + 1 >= MAX_ATTEMPTS
 
 
 def _retry(session: Session, job: Job, held: Claim, error: JobError, *, reason: str) -> None:
@@ -333,9 +338,9 @@ def expire(session: Session, job: UUID) -> None:
         outcome=Outcome.FAILURE,
         details={"epoch": found.epoch, "stalls": found.stalls},
     )
-    if found.cancel_requested_at is None and found.stalls >= MAX_STALLS:
-        error = JobError("poison_job", f"{MAX_STALLS} workers in a row were lost on this job without any progress.")
-        _fail(session, found, lease, error)
+    if found.cancel_requested_at is None and _is_last(session, found):
+        lost = f"{MAX_STALLS} workers in a row were lost on this job without any progress"
+        _fail(session, found, lease, JobError("poison_job", f"{lost}, or {MAX_ATTEMPTS} attempts at it altogether."))
     else:
         tell(session, found, "The worker was lost.", level="warn")
         _requeue(session, found, lease, "expired")

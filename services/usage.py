@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import exists, select, text
+from sqlalchemy import exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -76,6 +76,12 @@ def ranks_before(session: Session, job: UUID) -> int | None:
 def ended_before(session: Session, job: UUID, *, reason: str) -> bool:
     """Whether a lease of the job has ended for this reason."""
     return bool(session.scalar(select(exists().where(UsageRecord.job_id == job, UsageRecord.end_reason == reason))))
+
+
+def failed_attempts(session: Session, job: UUID) -> int:
+    """How many leases of an unfinished job ended other than by being given back."""
+    ended = select(func.count()).where(UsageRecord.job_id == job, UsageRecord.end_reason != "released")
+    return session.scalar(ended) or 0
 
 
 # --- storage ----------------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from domain.digests import Manifest
 from domain.jobs import JobState
 from services import claims, leases
 from storage.errors import StorageUnavailable
@@ -151,6 +153,37 @@ def test_attempts_that_make_progress_are_not_counted(department: Any, fake: Any)
     # A checkpoint an attempt, at steps 2, 4, 6 and 8; the fifth has none left to die after.
     assert [worker.run_next() for _ in range(6)] == [True] * 5 + [False]
     assert state_of(department, job) == JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["expire", "retry_or_fail"])
+def test_twenty_attempts_that_end_badly_are_enough_and_what_is_given_back_is_none(
+    department: Any, *, lost: bool
+) -> None:
+    job = department.submit_queued()
+    manifest = Manifest(files=())
+
+    def attempt(step: int, *, given_back: bool = False) -> None:
+        with department.runtime.department(department.id) as session:
+            held = claims.claim(session, job, worker="w", lease_s=60)
+            assert held is not None
+            leases.record_checkpoint(session, held, step=step, manifest=manifest, metrics={})
+            if given_back:
+                leases.release(session, held)
+            elif lost:
+                session.execute(text("UPDATE leases SET expires_at = now() WHERE id = :id"), {"id": held.lease})
+            else:
+                leases.retry_or_fail(session, held, leases.JobError("worker_crash", "It crashed."))
+        if lost:
+            with department.runtime.department(department.id) as session:
+                leases.expire(session, job)
+
+    for step in range(19):
+        attempt(step)
+        attempt(step, given_back=True)
+    assert (state_of(department, job), department.job(job).stalls) == (JobState.QUEUED, 0)
+    attempt(19)
+    failed = department.job(job)
+    assert (failed.state, failed.error["code"]) == (JobState.FAILED, "poison_job" if lost else "worker_crash")
 
 
 def test_a_failure_that_would_repeat_itself_is_not_tried_again(department: Any, fake: Any) -> None:
