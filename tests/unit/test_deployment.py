@@ -99,6 +99,15 @@ def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
     assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_a_volume_is_mounted_where_the_image_has_a_folder_of_the_users(name: str) -> None:
+    service = SERVICES[name]
+    dockerfile = ROOT / service["build"]["dockerfile"]
+    (made,) = [words for words in _instructions(dockerfile) if words[0] == "RUN" and "-d" in words]
+    mounted = {volume.split(":")[1] for volume in service.get("volumes", ())}
+    assert mounted <= set(made[made.index("-d") :])
+
+
 def test_the_api_alone_is_published_and_on_loopback() -> None:
     assert {name for name, service in SERVICES.items() if "ports" in service} == {"api"}
     assert all(port.startswith("127.0.0.1:") for port in SERVICES["api"]["ports"])
