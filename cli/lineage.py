@@ -11,6 +11,7 @@ from rich.tree import Tree
 from cli.connection import JsonObject
 from cli.output import plain
 from cli.session import Session
+from cli.versions import split
 
 # `subject relation object`, read from the object's end.
 INVERSE = {
@@ -45,7 +46,9 @@ class Direction(StrEnum):
 
 def lineage(
     context: typer.Context,
-    object_id: Annotated[str, typer.Argument(metavar="ID", help="A version, job, file or base model.")],
+    object_id: Annotated[
+        str, typer.Argument(metavar="ID", help="A version, also as `triage@3`; a job, file or base model.")
+    ],
     *,
     direction: Annotated[Direction, typer.Option(help="Up to what it came from, down to what came from it.")] = (
         Direction.BOTH
@@ -54,6 +57,9 @@ def lineage(
 ) -> None:
     """Show the lineage of an object, both ways, as a tree."""
     session = Session.of(context)
+    if "@" in object_id:
+        name, wanted = split(object_id)
+        object_id = session.connection.get("adapters", name, "versions", wanted)["id"]
     query = {"direction": direction.value, "depth": str(depth)}
     found = session.connection.get("lineage", object_id, query=query)
     if session.output.as_json:

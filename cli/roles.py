@@ -70,7 +70,7 @@ def confirm(context: typer.Context, grant: GrantId) -> None:
 
 @app.command()
 def withdraw(context: typer.Context, grant: GrantId) -> None:
-    """Take back a request, or the role that was given, with its keys."""
+    """Take back a request, or the role that was given: an operator's or auditor's keys end with it."""
     session = Session.of(context)
     _say(session, session.connection.delete("organization", "role_grants", grant))
 

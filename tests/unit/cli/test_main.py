@@ -297,6 +297,14 @@ def test_lineage_is_drawn_from_a_version_to_what_it_came_from(tsugiki: Run, stub
     assert shown.splitlines() == ["adapterver-1", "└── trained on  rows.jsonl  file-1"]
 
 
+def test_lineage_of_a_version_that_is_named_by_its_number(tsugiki: Run, stub: Stub) -> None:
+    edge = {"subject": "adapterver-1", "relation": "trained_on", "object": "file-1", "object_name": "rows.jsonl"}
+    stub.answer("GET /adapters/triage/versions/1", {"id": "adapterver-1"})
+    stub.answer("GET /lineage/adapterver-1", {"id": "adapterver-1", "edges": [edge | {"subject_name": "triage@1"}]})
+    shown = tsugiki("lineage", "triage@1").out
+    assert shown.splitlines() == ["adapterver-1", "└── trained on  rows.jsonl  file-1"]
+
+
 def test_lineage_is_drawn_from_a_file_to_what_came_from_it(tsugiki: Run, stub: Stub) -> None:
     edge = {"subject": "adapterver-1", "relation": "trained_on", "object": "file-1", "object_name": "rows.jsonl"}
     stub.answer("GET /lineage/file-1", {"id": "file-1", "edges": [edge | {"subject_name": "triage@1"}]})
