@@ -41,12 +41,13 @@ class Expected:
     """What the run knows that the database does not.
 
     accepted: tags of the requests that the API answered for. tried: those that it may have heard. steps: of each job
-    that the short engine ran.
+    that the short engine ran. heard: ids of the events that a receiver of all of them was told of.
     """
 
     accepted: frozenset[str] = frozenset()
     tried: frozenset[str] = frozenset()
     steps: Mapping[str, int] = field(default_factory=dict)
+    heard: frozenset[str] = frozenset()
 
 
 # Each statement names what breaks its promise, one row a breach. None of them should have a row.
@@ -108,11 +109,26 @@ PROMISES: Mapping[str, str] = {
             WHERE e.subject_id = v.id AND e.relation = 'produced_by' AND e.object_id = v.job_id
         )
     """,
+    "whoever wants to hear of an event is told": """
+        SELECT 'event ' || e.id || ', ' || e.kind || ', after ' || coalesce(d.attempts, 0) || ' attempts'
+        FROM outgoing_events e LEFT JOIN outgoing_deliveries d ON d.event_id = e.id WHERE d.delivered_at IS NULL
+    """,
+    "an erasing that two people agreed to is carried out": """
+        SELECT 'erasure ' || id || ' is ' || state FROM file_erasures WHERE state = 'erasing'
+    """,
+    "a version that learned from an erased file is revoked and erased": """
+        SELECT 'version ' || v.id || ' is ' || v.state || ', erasure ' || r.id
+        FROM file_erasures r JOIN lineage_edges e ON e.relation = 'trained_on' AND e.object_id = r.file_id
+        JOIN adapter_versions v ON v.id = e.subject_id
+        WHERE r.state = 'done' AND (v.state <> 'revoked' OR v.deleted_at IS NULL)
+    """,
 }
 
 STORED = "every object that a row names is there with its digest"
 CONSERVED = "every accepted request has its job"
 INVENTED = "every job was asked for"
+TOLD = "what is written down as told was heard"
+GONE = "nothing is left of an erased file, nor of what learned from it"
 WHOLE = "an adapter is that of an uninterrupted run"
 ORPHANS = "no process of a run is left"
 LOCKS = f"no transaction holds others up for more than {MAX_LOCK_S} s"
@@ -136,6 +152,24 @@ _ADAPTERS = """
     SELECT v.job_id::text AS job, 'departments/' || v.department_id || '/blobs/' || substr(f->>'digest', 8) AS key
     FROM adapter_versions v, jsonb_array_elements(v.manifest->'files') f
     WHERE f->>'path' = :path AND v.deleted_at IS NULL
+"""
+_ERASED = """
+    WITH done AS (SELECT * FROM file_erasures WHERE state = 'done')
+    SELECT 'file ' || f.id AS row, 'departments/' || f.department_id || '/blobs/' || substr(f.digest, 8) AS key
+    FROM done JOIN files f ON f.id = done.file_id
+    UNION SELECT 'version ' || v.id, 'departments/' || v.department_id || '/blobs/' || substr(f->>'digest', 8)
+    FROM done JOIN jobs j ON j.training_file_id = done.file_id JOIN adapter_versions v ON v.job_id = j.id,
+        jsonb_array_elements(v.manifest->'files') f
+    UNION SELECT 'checkpoint ' || c.id, 'departments/' || c.department_id || '/checkpoints/' || c.job_id || '/'
+        || c.epoch || '/' || c.step || '/' || (f->>'path')
+    FROM done JOIN jobs j ON j.training_file_id = done.file_id JOIN job_checkpoints c ON c.job_id = j.id,
+        jsonb_array_elements(c.manifest->'files') f
+"""
+_DELIVERED = "SELECT event_id::text AS event FROM outgoing_deliveries WHERE delivered_at IS NOT NULL"
+_UNDER_WAY = """
+    SELECT (SELECT count(*) FROM file_erasures WHERE state = 'erasing')
+        + (SELECT count(*) FROM outgoing_deliveries WHERE due_at IS NOT NULL)
+        + (SELECT count(*) FROM outgoing_events WHERE fanned_out_at IS NULL) AS under_way
 """
 _UNFINISHED = "SELECT count(*) AS unfinished FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled')"
 _LEASEHOLDERS = "SELECT worker FROM leases WHERE ended_at IS NULL AND expires_at > clock_timestamp()"
@@ -175,6 +209,8 @@ class Checker:
             *self._statements(),
             *self._conserved(expected),
             *self._stored(),
+            *self._gone(),
+            *self._told(expected.heard),
             *self._whole(expected.steps),
             *(Finding(ORPHANS, told) for told in orphans(self._work_dir)),
             *(Finding(LOCKS, told) for told in self.blocking(MAX_LOCK_S)),
@@ -187,6 +223,10 @@ class Checker:
     def unfinished(self) -> int:
         """How many jobs wait or run."""
         return int(self._rows(_UNFINISHED)[0]["unfinished"])
+
+    def under_way(self) -> int:
+        """How much there is beside jobs that has begun and not ended: erasings, and events to tell."""
+        return int(self._rows(_UNDER_WAY)[0]["under_way"])
 
     def leaseholders(self) -> Sequence[str]:
         """The workers that hold a living lease, by the names they gave."""
@@ -213,6 +253,19 @@ class Checker:
                 seen[key] = None if content is None else f"sha256:{hashlib.sha256(content).hexdigest()}"
             if seen[key] != row["digest"]:
                 yield Finding(STORED, f"{row['row']}: {key} is {'gone' if seen[key] is None else 'changed'}")
+
+    def _gone(self) -> Iterator[Finding]:
+        # The same bytes in another file or version are that one's.
+        named = {str(row["key"]) for row in self._rows(_OBJECTS)}
+        for row in self._rows(_ERASED):
+            key = str(row["key"])
+            if key not in named and self._content(key) is not None:
+                yield Finding(GONE, f"{row['row']}: {key} is there")
+
+    def _told(self, heard: frozenset[str]) -> Iterator[Finding]:
+        for row in self._rows(_DELIVERED):
+            if row["event"] not in heard:
+                yield Finding(TOLD, f"event {row['event']} was not heard of")
 
     def _whole(self, steps: Mapping[str, int]) -> Iterator[Finding]:
         for row in self._rows(_ADAPTERS, path=STATE):

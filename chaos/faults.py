@@ -12,10 +12,10 @@ from domain.failpoints import FailPoint
 from runtime.failpoints import Act
 
 # Which process passes a point, by the first word of its name; any other is a train worker's.
-ROLE_OF: Mapping[str, str] = {"submit": API, "ring": API, "validate": VALIDATE, "expire": SWEEP, "sweep": SWEEP}
-# Where nothing leads that the workload does.
-ELSEWHERE = frozenset({FailPoint.DELIVERY_ANSWERED})
-POINTS = tuple(point for point in FailPoint if point not in ELSEWHERE)
+ROLE_OF: Mapping[str, str] = {
+    "submit": API, "ring": API, "validate": VALIDATE,
+    "expire": SWEEP, "sweep": SWEEP, "delivery": SWEEP, "erasure": SWEEP,
+}  # fmt: skip
 # Of four rounds at a point, how many end in which act.
 ACTS: Sequence[Act] = (Act.KILL, Act.STOP, Act.KILL, Act.RAISE, Act.KILL, Act.STOP, Act.KILL, Act.SLEEP)
 
@@ -40,7 +40,7 @@ class Arm:
 
 def rounds(number: int, rng: random.Random) -> list[Arm]:
     """Every point so often, in an order of the seed's."""
-    arms = [Arm(point, ACTS[place % len(ACTS)]) for point in POINTS for place in range(number)]
+    arms = [Arm(point, ACTS[place % len(ACTS)]) for point in FailPoint for place in range(number)]
     rng.shuffle(arms)
     return arms
 

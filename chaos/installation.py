@@ -18,6 +18,7 @@ from chaos import pieces
 from chaos.checker import Checker
 from chaos.pieces import Piece
 from chaos.proxy import Proxy, of_url
+from chaos.receiver import NETWORK, Receiver
 from chaos.words import REAL_ENGINE, WITHOUT
 from domain.plans import Device, Precision
 from models_db.sessions import APP_ROLE
@@ -69,6 +70,7 @@ class Installation:
     settings: Settings
     keys: PlatformKeys
     network: Network
+    receiver: Receiver
     checker: Checker
     pieces: list[Piece]
 
@@ -95,6 +97,7 @@ class Installation:
         self.servers = {server.name: server for server in servers.processes}
         self._addresses = (servers.database_admin_url, servers.broker_url, servers.s3.endpoint_url)
         self.network = self._ways(stack)
+        self.receiver = stack.enter_context(Receiver())
         self._listener = stack.enter_context(create_server(("127.0.0.1", 0), backlog=1024))
         self.api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
         self.settings = self._settings(servers)
@@ -140,6 +143,7 @@ class Installation:
             "precision": Precision.FP32,
             "prewarm": False,
             "max_unfinished_jobs": 100_000,
+            "receiver_networks": NETWORK,
         }
         return Settings(**values)
 

@@ -21,6 +21,7 @@ from chaos.installation import TRAIN, Installation
 from chaos.pieces import Piece
 from chaos.results import Results, Spread
 from chaos.workload import Workload
+from domain.failpoints import FailPoint
 from runtime.failpoints import Act
 
 TICK_S = 0.05
@@ -94,18 +95,23 @@ class Chaos:
         """Until all faults have happened and every job has ended."""
         begun_at = datetime.now(UTC)
         enough = threading.Event()
-        submitting = threading.Thread(target=self._workload.keep_busy, args=(self._plan.unfinished, enough))
-        submitting.start()
+        customers = [
+            threading.Thread(target=self._workload.keep_busy, args=(self._plan.unfinished, enough)),
+            threading.Thread(target=self._workload.keep_erasing, args=(enough,)),
+        ]
+        for customer in customers:
+            customer.start()
         try:
             while not self._all_done():
-                if not submitting.is_alive():
-                    raise RuntimeError("nobody submits jobs any more")
+                if not all(customer.is_alive() for customer in customers):
+                    raise RuntimeError("nobody submits jobs, or erases files, any more")
                 self._tick()
                 time.sleep(TICK_S)
         finally:
             enough.set()
             self._quiet()
-            submitting.join()
+            for customer in customers:
+                customer.join()
         self._settle()
         self._findings += self._installation.checker.check(self._workload.expected)
         return self._results(begun_at, time.monotonic() - self._begun)
@@ -309,7 +315,8 @@ class Chaos:
 
     def _settle(self) -> None:
         deadline = time.monotonic() + max(SETTLE_AT_LEAST_S, SETTLE_LEASES * self._installation.shape.lease_s)
-        while self._installation.checker.unfinished() and time.monotonic() < deadline:
+        checker = self._installation.checker
+        while (checker.unfinished() or checker.under_way()) and time.monotonic() < deadline:
             self._look_for_orphans(time.monotonic())
             for watched in self._watched:
                 if not watched.piece.alive:
@@ -330,7 +337,7 @@ class Chaos:
             checkpoint_every_steps=self._workload.task.checkpoint_every,
             engine="real" if shape.real_engine else "short",
             faults=dict(self._faults),
-            failpoints={point: dict(self._reached[point]) for point in faults.POINTS},
+            failpoints={point: dict(self._reached[point]) for point in FailPoint},
             jobs=dict(measures.jobs_by_end(engine)),
             versions=measures.versions(engine),
             broken=dict(broken),

@@ -1,10 +1,11 @@
-"""Departments that submit jobs over HTTP, and ask again as a client does when they get no answer."""
+"""Departments that submit jobs and erase files over HTTP, and ask again as a client does when they get no answer."""
 
 import json
 import random
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import count
@@ -17,10 +18,13 @@ from chaos.checker import Expected
 from chaos.installation import Installation
 from domain.digests import digest_of
 from domain.ids import IdKind, parse_id, public_id
+from domain.outgoing import OutgoingKind
 
 BASE_MODEL = "none"
 _ANSWER_WITHIN_S, _PREPARED_WITHIN_S = 20.0, 60.0
 _RETRY_AFTER_S = 0.2
+# From one file that is erased to the next.
+_ERASE_AFTER_S = 2.0
 # What a client repeats beside 5xx.
 AGAIN = {HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 # Of the right shape, and without one weight: nothing is computed on it.
@@ -63,15 +67,16 @@ SHORT = Task(_BASE_FILES | {"model.safetensors": _weights()}, steps=12, checkpoi
 
 @dataclass(frozen=True)
 class Customer:
-    """A department's trainer, with a file to train on."""
+    """A department's trainer, with a file to train on, and the key of its admin."""
 
     key: str
     file: str
+    admin: str
 
 
 @dataclass
 class Workload:
-    """Submits from a thread of its own while `wanted` says how many jobs shall wait or run at a time."""
+    """What the departments do: `keep_busy` and `keep_erasing` each in a thread of its own."""
 
     installation: Installation
     departments: int
@@ -86,8 +91,10 @@ class Workload:
         self.customers: list[Customer] = []
 
     def prepare(self) -> None:
-        """A base model, the departments, and a file of each."""
+        """Somebody who hears of everything, a base model, the departments, and a file of each."""
         operator = self.installation.keys.operator
+        hears = {"name": "chaos", "url": self.installation.receiver.url, "event_types": list(OutgoingKind)}
+        self._post(operator, "/webhook_endpoints", hears)
         files = self.task.base_model
         listed = [
             {"path": path, "bytes": len(content), "digest": digest_of(content)} for path, content in files.items()
@@ -113,19 +120,25 @@ class Workload:
             maker = keys[0] if keys else operator
             self._post(maker, f"{project}/users", {"user_id": user, "roles": roles})
             keys.append(self._post(maker, f"{project}/api_keys", {"user_id": user, "name": role})["value"])
-        row = {"messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": str(number)}]}
+        return Customer(keys[1], self._upload(keys[1], str(number)), admin=keys[0])
+
+    def _upload(self, key: str, reply: str) -> str:
+        """A file of rows that end in this reply; its id."""
+        row = {"messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": reply}]}
         content = (json.dumps(row) + "\n").encode() * 8
-        answer = self._sent(
-            "POST", keys[1], "/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"}
-        )
-        return Customer(keys[1], answer["id"])
+        rows, purpose = {"file": ("rows.jsonl", content)}, {"purpose": "fine-tune"}
+        return self._sent("POST", key, "/files", files=rows, data=purpose)["id"]
 
     def submit(self, suffix: str | None = None) -> str | None:
         """Submit one job of a random department; its id, or None where no answer came for so long."""
-        customer, tag = self._random.choice(self.customers), str(next(self._tags))
+        customer = self._random.choice(self.customers)
+        return self._submit(customer, customer.file, suffix)
+
+    def _submit(self, customer: Customer, file: str, suffix: str | None = None) -> str | None:
+        tag = str(next(self._tags))
         body = {
             "model": BASE_MODEL,
-            "training_file": customer.file,
+            "training_file": file,
             "suffix": suffix or self._random.choice(("first", "second")),
             "metadata": {"request": tag},
             "hyperparameters": {"batch_size": 2},
@@ -166,11 +179,33 @@ class Workload:
             else:
                 enough.wait(_RETRY_AFTER_S)
 
+    def keep_erasing(self, enough: threading.Event) -> None:
+        """Have files erased, each while a job reads it, until it is enough."""
+        chance = random.Random(self.seed)  # noqa: S311 - repeatable, not secret
+        while not enough.wait(_ERASE_AFTER_S):
+            # No answer, or another one than hoped for: as people do, they begin anew with another file.
+            with suppress(httpx.HTTPError):
+                self.erase(chance.choice(self.customers), chance.choice(("stop", "finish")))
+
+    def erase(self, customer: Customer, running_jobs: str) -> str:
+        """Train on a file, and have it erased by two people; the erasure's id. Raises what httpx does."""
+        file = self._upload(customer.key, f"erase {next(self._tags)}")
+        self._submit(customer, file)
+        wanted = {"reason": "chaos", "running_jobs": running_jobs}
+        asked = self._post(customer.key, f"/files/{file}/erasures", wanted)
+        self._post(customer.admin, f"/erasures/{asked['id']}/confirm", {"digest": asked["digest"]})
+        return asked["id"]
+
     @property
     def expected(self) -> Expected:
         """What the checker is to find."""
         steps = dict.fromkeys(self.accepted.values(), self.task.steps) if self.task is SHORT else {}
-        return Expected(accepted=frozenset(self.accepted), tried=frozenset(self.tried), steps=steps)
+        return Expected(
+            accepted=frozenset(self.accepted),
+            tried=frozenset(self.tried),
+            steps=steps,
+            heard=frozenset(str(parse_id(IdKind.OUTGOING_EVENT, each)) for each in self.installation.receiver.heard),
+        )
 
     def close(self) -> None:
         """Give back connections."""

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import boto3
@@ -25,7 +25,7 @@ CHOSEN = "CREATE TEMP TABLE chosen AS SELECT id AS version, job_id AS job FROM a
 
 @pytest.fixture(scope="module")
 def finished(install: Callable[..., tuple[Installation, Workload]]) -> tuple[Installation, Expected]:
-    """An installation whose jobs have all ended, one of them cancelled."""
+    """An installation whose jobs have all ended, one of them cancelled; another's file and version were erased."""
     installation, workload = install(Shape(workers=1))
     for _ in range(JOBS):
         assert workload.submit()
@@ -33,6 +33,9 @@ def finished(install: Callable[..., tuple[Installation, Workload]]) -> tuple[Ins
     assert cancelled
     workload.cancel(cancelled, workload.customers[0])
     await_(lambda: installation.checker.unfinished() == 0, within_s=60, what="every job ends")
+    workload.erase(workload.customers[0], "finish")
+    await_(lambda: installation.checker.unfinished() == 0, within_s=60, what="the file's job ends")
+    await_(lambda: installation.checker.under_way() == 0, within_s=60, what="it is erased, and everything is told")
     return installation, workload.expected
 
 
@@ -74,7 +77,7 @@ def broken(checker: Checker, expected: Expected) -> set[str]:
 
 def test_nothing_is_found_after_a_quiet_run(checker: Checker, expected: Expected, database: Connection) -> None:
     assert checker.check(expected) == []
-    assert len(expected.accepted) == JOBS + 1
+    assert len(expected.accepted) == JOBS + 2
     assert database.execute(text("SELECT count(*) FROM adapter_versions")).scalar_one() >= JOBS
 
 
@@ -142,6 +145,22 @@ DAMAGE: dict[str, tuple[list[str], set[str]]] = {
         ["DELETE FROM lineage_edges WHERE subject_id = (SELECT version FROM chosen)"],
         {"a version has its lineage"},
     ),
+    "an event that nobody was given": (
+        ["DELETE FROM outgoing_deliveries WHERE id = (SELECT min(id::text)::uuid FROM outgoing_deliveries)"],
+        {"whoever wants to hear of an event is told"},
+    ),
+    "an event that waits": (
+        ["UPDATE outgoing_deliveries SET due_at = now(), delivered_at = NULL"],
+        {"whoever wants to hear of an event is told"},
+    ),
+    "an erasing that was left": (
+        ["UPDATE file_erasures SET state = 'erasing', ended_at = NULL"],
+        {"an erasing that two people agreed to is carried out"},
+    ),
+    "an erased version that stands as before": (
+        ["UPDATE adapter_versions SET state = 'retired' WHERE deleted_at IS NOT NULL"],
+        {"a version that learned from an erased file is revoked and erased"},
+    ),
 }  # fmt: skip
 
 
@@ -192,7 +211,8 @@ def bucket(settings: Settings) -> Iterator[Bucket]:
 NAMED = {
     "adapter": "SELECT 'departments/' || department_id || '/blobs/' || substr(manifest->'files'->0->>'digest', 8)"
     " FROM adapter_versions ORDER BY id LIMIT 1",
-    "file": "SELECT 'departments/' || department_id || '/blobs/' || substr(digest, 8) FROM files LIMIT 1",
+    "file": "SELECT 'departments/' || department_id || '/blobs/' || substr(digest, 8) FROM files"
+    " WHERE deleted_at IS NULL LIMIT 1",
     "checkpoint": "SELECT 'departments/' || department_id || '/checkpoints/' || job_id || '/' || epoch || '/' || step"
     " || '/state.json' FROM job_checkpoints WHERE erased_at IS NULL LIMIT 1",
 }
@@ -220,9 +240,40 @@ def test_damage_to_the_bucket_is_found(
     assert key in found[promises.STORED]
 
 
+ERASED = {
+    "file": "SELECT 'departments/' || department_id || '/blobs/' || substr(digest, 8) FROM files"
+    " WHERE deleted_at IS NOT NULL",
+    "version": "SELECT 'departments/' || department_id || '/blobs/' || substr(manifest->'files'->0->>'digest', 8)"
+    " FROM adapter_versions WHERE deleted_at IS NOT NULL",
+    "checkpoint": "SELECT 'departments/' || c.department_id || '/checkpoints/' || c.job_id || '/' || c.epoch || '/' "
+    " || c.step || '/state.json' FROM job_checkpoints c JOIN adapter_versions v ON v.job_id = c.job_id"
+    " WHERE v.deleted_at IS NOT NULL LIMIT 1",
+}
+
+
+@pytest.mark.parametrize("erased", ERASED)
+def test_an_object_that_is_left_of_what_was_erased_is_found(
+    checker: Checker, expected: Expected, database: Connection, bucket: Bucket, *, erased: str
+) -> None:
+    key = database.execute(text(ERASED[erased])).scalar_one()
+    try:
+        bucket.write(key, b"left")
+        findings = checker.check(expected)
+    finally:
+        bucket.erase(key)
+    assert {finding.promise for finding in findings} == {promises.GONE}
+    assert all(key in finding.told for finding in findings)
+
+
+def test_an_event_that_is_said_to_be_told_and_was_not_is_found(checker: Checker, expected: Expected) -> None:
+    missed = min(expected.heard)
+    (finding,) = checker.check(replace(expected, heard=expected.heard - {missed}))
+    assert (finding.promise, missed in finding.told) == (promises.TOLD, True)
+
+
 def test_an_adapter_of_a_run_that_left_a_step_out_is_found(checker: Checker, expected: Expected) -> None:
     shorter = {job: steps - 1 for job, steps in expected.steps.items()}
-    told = checker.check(Expected(expected.accepted, expected.tried, shorter))
+    told = checker.check(replace(expected, steps=shorter))
     assert {finding.promise for finding in told} == {promises.WHOLE}
 
 
