@@ -23,6 +23,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from domain.digests import Digest
+from domain.jobs import TERMINAL
 from models_db.retention import Erasure
 from models_db.sessions import take_lock
 from storage.objects import MAX_AHEAD_S
@@ -43,7 +44,14 @@ _NAMED = text("""
     SELECT a.digest FROM version_attestations a
     JOIN adapter_versions v ON v.department_id = a.department_id AND v.id = a.version_id
     WHERE a.digest = ANY(:digests) AND v.deleted_at IS NULL
+    UNION
+    -- A file whose erasing waits for a job is deleted already, and its bytes are that job's until it has ended.
+    SELECT f.digest FROM files f WHERE f.digest = ANY(:digests) AND f.deleted_at IS NOT NULL AND EXISTS (
+        SELECT FROM jobs j
+        WHERE f.id IN (j.training_file_id, j.validation_file_id, j.evaluation_file_id) AND j.state <> ALL(:ended)
+    )
 """)
+_ENDED = [state.value for state in TERMINAL]
 
 
 class BytesErased(Exception):  # noqa: N818 - named for the fact
@@ -75,8 +83,8 @@ def confirm(session: Session, department: UUID | None, digests: Collection[Diges
 
 
 def unnamed(session: Session, digests: Collection[Digest]) -> set[Digest]:
-    """Those that no row of the department names."""
-    return set(digests) - set(session.execute(_NAMED, {"digests": list(digests)}).scalars())
+    """Those that no row of the department names, and no unfinished job reads."""
+    return set(digests) - set(session.execute(_NAMED, {"digests": list(digests), "ended": _ENDED}).scalars())
 
 
 def announce(session: Session, department: UUID, digests: Collection[Digest]) -> Announced:

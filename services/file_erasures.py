@@ -26,7 +26,7 @@ from domain.erasures import (
     Served,
 )
 from domain.ids import IdKind, public_id
-from domain.jobs import TERMINAL
+from domain.jobs import TERMINAL, JobState
 from domain.refusals import DigestChanged, ErasureClosed, ErasureUnderWay, NotFound, SeparationOfDuties
 from models_db.adapters import AdapterVersion
 from models_db.file_erasures import FileErasure
@@ -264,7 +264,8 @@ def under_way(session: Session) -> Sequence[tuple[UUID, UUID]]:
 def mark(session: Session, erasure: UUID) -> ErasingWork | None:
     """Leave nothing but tombstones of what is to go, and say which objects that is; the same whenever it is asked.
 
-    None while a job that reads the file has not ended, while somebody else is at it, and when it is done.
+    None while a job that reads the file has not ended, while somebody else is at it, and when it is done. A job that is
+    paused is cancelled.
     """
     found = session.scalars(
         select(FileErasure)
@@ -276,6 +277,10 @@ def mark(session: Session, erasure: UUID) -> ErasingWork | None:
     file = session.get_one(File, found.file_id)
     learned = _learned(session, file.id)
     readers = descent.jobs_of(session, file.id, [version.id for version in learned])
+    for each in readers:
+        if each.job.state == JobState.PAUSED:
+            # Nobody would have to resume it, ever.
+            jobs.cancel_paused(session, access.system(found.department_id), each.job.id)
     if any(each.job.state not in TERMINAL for each in readers):
         return None
     # A job that ended between the two readings has left a version that the first did not see: the next sweep does.

@@ -170,10 +170,26 @@ def request_cancel(session: Session, principal: Principal, job: UUID) -> Job:
         if found.state == JobState.RUNNING:
             tell(session, found, "Cancellation requested; the worker stops at its next heartbeat.")
         else:
-            close(session, found, JobState.CANCELLED)
-            tell(session, found, "The job was cancelled.")
-            audit.record(session, principal, AuditEvent.JOB_CANCELLED, resource=("job", job))
+            _cancelled(session, principal, found)
     return found
+
+
+def _cancelled(session: Session, actor: Principal, job: Job) -> None:
+    close(session, job, JobState.CANCELLED)
+    tell(session, job, "The job was cancelled.")
+    audit.record(session, actor, AuditEvent.JOB_CANCELLED, resource=("job", job.id))
+
+
+def cancel_paused(session: Session, actor: Principal, job: UUID) -> None:
+    """Cancel a job that would be waited for until somebody resumes it; nothing where it is paused no more."""
+    paused = select(Job).where(Job.id == job, Job.state == JobState.PAUSED)
+    locked = paused.with_for_update(skip_locked=True).execution_options(populate_existing=True)
+    found = session.scalars(locked).one_or_none()
+    if found is None:
+        return
+    found.cancel_requested_at = session.scalar(select(func.now()))
+    audit.record(session, actor, AuditEvent.JOB_CANCEL_REQUESTED, resource=("job", job))
+    _cancelled(session, actor, found)
 
 
 def _job_to_steer(session: Session, principal: Principal, job: UUID) -> Job:

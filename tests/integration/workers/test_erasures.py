@@ -9,22 +9,24 @@ import pytest
 from domain.adapters import VersionState
 from domain.digests import Digest, Manifest
 from domain.erasures import ErasureState, RunningJobs
+from domain.ids import IdKind, parse_id
 from domain.jobs import JobState
 from models_db.file_erasures import FileErasure
 from models_db.files import File
+from runtime.erasing import erase_blobs
 from runtime.queue import SWEEP_QUEUE, SWEEP_TASK
-from services import descent, file_erasures
+from services import blobs, descent, file_erasures
 from storage.errors import ObjectMissing
 from storage.keys import Key
 from workers.erasures import Eraser
+from workers.retention import StorageSweep
 
 KILLED = -9
 
 
-def agreed(department: Any, job: UUID, policy: RunningJobs) -> UUID:
-    """The job's file is to be erased: two people have said so."""
+def agreed(department: Any, file: UUID, policy: RunningJobs) -> UUID:
+    """The file is to be erased: two people have said so."""
     other = replace(department.principal, id=uuid4())
-    file = department.job(job).training_file_id
     with department.runtime.department(department.id) as session:
         asked = file_erasures.request(session, department.principal, file, reason="a test", running_jobs=policy)
         erasure = asked.request.id
@@ -67,7 +69,7 @@ def test_a_file_erased_during_a_run_stops_it_or_waits_for_it_and_leaves_its_tomb
     start("slow")
     wait_for(lambda: department.checkpoints(job), within_s=60, what="a checkpoint")
 
-    erasure = agreed(department, job, policy)
+    erasure = agreed(department, department.job(job).training_file_id, policy)
     assert not is_done(department, erasure)
     wait_for(lambda: is_done(department, erasure), within_s=60, what="the erasing is done")
 
@@ -90,7 +92,7 @@ def test_a_version_that_is_made_while_the_sweeper_looks_is_erased_as_well(
     department: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = department.submit_queued(steps=4, checkpoint_every=2)
-    erasure = agreed(department, job, RunningJobs.FINISH)
+    erasure = agreed(department, department.job(job).training_file_id, RunningJobs.FINISH)
     jobs_of = descent.jobs_of
 
     def after_the_job_has_ended(*arguments: Any) -> Any:
@@ -107,6 +109,42 @@ def test_a_version_that_is_made_while_the_sweeper_looks_is_erased_as_well(
     assert stored(department, [file.digest for file in files]) == []
 
 
+@pytest.mark.parametrize("settings", [{"orphan_after_s": 0}], indirect=True, ids=["at once"])
+@pytest.mark.parametrize("role", ["training_file", "validation_file", "evaluation_file"])
+def test_the_bytes_that_a_job_is_waited_for_with_stay_until_it_has_ended(department: Any, role: str) -> None:
+    file = department.upload(department.rows(16, salt=99))
+    job = department.submit_queued(**{role: file})
+    with department.runtime.department(department.id) as session:
+        digest = session.get_one(File, parse_id(IdKind.FILE, file)).digest
+    erasure = agreed(department, parse_id(IdKind.FILE, file), RunningJobs.FINISH)
+
+    StorageSweep(department.runtime).portion()
+    # As who deletes the file once more does.
+    again = erase_blobs(
+        department.runtime, department.id, [digest], lambda session: blobs.announce(session, department.id, [digest])
+    )
+    assert (again, stored(department, [digest])) == ([], [digest])
+    assert not is_done(department, erasure)
+
+    department.cancel(job)
+    assert is_done(department, erasure)
+    assert stored(department, [digest]) == []
+
+
+@pytest.mark.parametrize("paused_first", [True, False])
+def test_a_paused_job_is_not_waited_for(department: Any, *, paused_first: bool) -> None:
+    job = department.submit_queued()
+    if paused_first:
+        department.pause(job)
+    erasure = agreed(department, department.job(job).training_file_id, RunningJobs.FINISH)
+    if not paused_first:
+        assert not is_done(department, erasure)
+        department.pause(job)
+    assert is_done(department, erasure)
+    assert department.job(job).state == JobState.CANCELLED
+    assert [len(department.audited(f"job.{told}")) for told in ("cancel_requested", "cancelled")] == [1, 1]
+
+
 @pytest.mark.parametrize("point", ["erasure.marked", "erasure.objects_gone"])
 def test_a_sweeper_that_is_killed_in_the_middle_is_followed_by_another(
     *, department: Any, fake: Any, start: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch, point: str
@@ -117,7 +155,7 @@ def test_a_sweeper_that_is_killed_in_the_middle_is_followed_by_another(
     manifest = Manifest.model_validate(version.manifest, strict=False)
     digests = [department.job(job).spec["data"]["train"], *(file.digest for file in manifest.files)]
     # The confirmation rings for it.
-    erasure = agreed(department, job, RunningJobs.STOP)
+    erasure = agreed(department, department.job(job).training_file_id, RunningJobs.STOP)
 
     monkeypatch.setenv("TSUGIKI_FAILPOINTS", f"{point}=kill")
     killed = start("-m", "workers.main", "sweep")
