@@ -1,18 +1,23 @@
 """The erasing of files that two people agreed to, beside the sweeper: a store that is away takes minutes."""
 
 import logging
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from domain.digests import Digest
 from domain.failpoints import FailPoint, failpoint
-from runtime.erasing import erase_blobs
+from runtime.erasing import Erased, erase_blobs
 from runtime.wiring import Runtime
 from services import blobs, file_erasures
 from storage.errors import StorageUnavailable
 from workers.retention import erase_checkpoints
 
 log = logging.getLogger(__name__)
+
+# Blobs whose requests are signed together: they have to be sent within a minute.
+PORTION = 100
 
 
 class Eraser:
@@ -38,9 +43,7 @@ class Eraser:
         if work is None:
             return
         failpoint(FailPoint.ERASURE_MARKED)
-        erased = erase_blobs(
-            self._runtime, department, work.blobs, lambda session: blobs.announce(session, department, work.blobs)
-        )
+        erased = self._erase_blobs(department, work.blobs)
         erase_checkpoints(self._runtime, list(work.checkpoints))
         failpoint(FailPoint.ERASURE_OBJECTS_GONE)
         with self._runtime.department(department) as session:
@@ -48,4 +51,23 @@ class Eraser:
         log.info(
             "erasure %s: %d objects and %d checkpoints are gone, %d objects are others' too",
             *(erasure, len(erased), len(work.checkpoints), len(work.blobs) - len(erased)),
+        )
+
+    def _erase_blobs(self, department: UUID, digests: Sequence[Digest]) -> list[Digest]:
+        """Those that are gone; the others are named by other rows. Raises StorageUnavailable where one may be left."""
+        gone: list[Digest] = []
+        left = list(digests)
+        while left:
+            portion, left = left[:PORTION], left[PORTION:]
+            erased = self._erase_portion(department, portion)
+            if erased.late and not erased.gone:
+                raise StorageUnavailable("the object store refused to erase")
+            gone += erased.gone
+            # Signed anew.
+            left += erased.late
+        return gone
+
+    def _erase_portion(self, department: UUID, digests: Sequence[Digest]) -> Erased:
+        return erase_blobs(
+            self._runtime, department, digests, lambda session: blobs.announce(session, department, digests)
         )

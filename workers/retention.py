@@ -89,10 +89,10 @@ class StorageSweep:
         files = [stored.key for stored in orphans if stored.key.checkpoint_place]
         for key in files:
             self._runtime.objects.erase(key)
-        gone = [stored for stored in orphans if stored.key.blob_digest in {None, *erased}]
+        gone = [stored for stored in orphans if stored.key.blob_digest in {None, *erased.gone}]
         log.info(
             "department %s: %d blobs and %d files of checkpoints erased that no row named (%d bytes)",
-            *(department, len(erased), len(files), sum(stored.size_bytes for stored in gone)),
+            *(department, len(erased.gone), len(files), sum(stored.size_bytes for stored in gone)),
         )
 
     def _abort_uploads(self, department: UUID) -> None:

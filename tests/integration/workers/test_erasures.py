@@ -18,6 +18,7 @@ from runtime.queue import SWEEP_QUEUE, SWEEP_TASK
 from services import blobs, descent, file_erasures
 from storage.errors import ObjectMissing
 from storage.keys import Key
+from storage.objects import ObjectStore
 from workers.erasures import Eraser
 from workers.retention import StorageSweep
 
@@ -123,7 +124,7 @@ def test_the_bytes_that_a_job_is_waited_for_with_stay_until_it_has_ended(departm
     again = erase_blobs(
         department.runtime, department.id, [digest], lambda session: blobs.announce(session, department.id, [digest])
     )
-    assert (again, stored(department, [digest])) == ([], [digest])
+    assert (again, stored(department, [digest])) == (([], []), [digest])
     assert not is_done(department, erasure)
 
     department.cancel(job)
@@ -143,6 +144,42 @@ def test_a_paused_job_is_not_waited_for(department: Any, *, paused_first: bool) 
     assert is_done(department, erasure)
     assert department.job(job).state == JobState.CANCELLED
     assert [len(department.audited(f"job.{told}")) for told in ("cancel_requested", "cancelled")] == [1, 1]
+
+
+@pytest.mark.parametrize("refused", [1, 2, None], ids=["once", "twice", "always"])
+def test_an_erasing_that_the_store_refuses_is_not_over(
+    department: Any, fake: Any, monkeypatch: pytest.MonkeyPatch, *, refused: int | None
+) -> None:
+    job = department.submit_queued(steps=4, checkpoint_every=2)
+    assert department.worker(fake()).run_next()
+    erasure = agreed(department, department.job(job).training_file_id, RunningJobs.STOP)
+    rows = department.job(job).spec["data"]["train"]
+    send, sign, sent, signed = ObjectStore.erase_presigned, ObjectStore.presign_erase, [], []
+
+    def late(store: ObjectStore, key: Key, url: str) -> bool:
+        if key.blob_digest == rows:
+            sent.append(key)
+            if refused is None or len(sent) <= refused:
+                return False
+        return send(store, key, url)
+
+    def counted(store: ObjectStore, keys: Any, *, ttl_s: int) -> Any:
+        signed.append(len(keys))
+        return sign(store, keys, ttl_s=ttl_s)
+
+    monkeypatch.setattr(ObjectStore, "erase_presigned", late)
+    monkeypatch.setattr(ObjectStore, "presign_erase", counted)
+    monkeypatch.setattr("workers.erasures.PORTION", 2)
+    # What came too late is signed anew, as long as anything goes.
+    assert is_done(department, erasure) is (refused == 1)
+    assert stored(department, [rows]) == ([] if refused == 1 else [rows])
+    assert max(signed) == 2
+    monkeypatch.undo()
+    assert is_done(department, erasure)
+    assert stored(department, [rows]) == []
+    (told,) = department.audited("file.erased")
+    manifest = Manifest.model_validate(department.versions(job)[0].manifest, strict=False)
+    assert (told.details["objects"], told.details["objects_kept"]) == (1 + len(manifest.files), 0)
 
 
 @pytest.mark.parametrize("point", ["erasure.marked", "erasure.objects_gone"])
