@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -170,8 +171,28 @@ def detach(target: Target, chance: random.Random) -> Tamper:
     return Tamper("detach", first)
 
 
+def forged_manifest(target: Target, chance: random.Random) -> Tamper:
+    """One event less, and a manifest that says it went with a dropped month, of another time or of none."""
+    number = chance.choice(target.numbers[50:])
+    month = target.one(
+        "SELECT to_char(occurred_at AT TIME ZONE 'UTC', '\"audit_events_\"YYYY_MM') FROM audit_events "
+        "WHERE number = %s",
+        number,
+    )
+    target.run("DELETE FROM audit_events WHERE number = %s", number)
+    place, seal = next((each.numbers.index(number), each) for each in target.seals if number in each.numbers)
+    target.run(
+        "INSERT INTO audit_archives (partition, numbers, events, leaves_sha256) "
+        "VALUES (%s, int8multirange(int8range(%s, %s)), 1, %s)",
+        *(chance.choice(("audit_events_x", "audit_events_1999_01", month)), number, number + 1),
+        sha256(seal.leaf(place)).hexdigest(),
+    )
+    return Tamper("forged_manifest", number)
+
+
 KINDS: tuple[Callable[[Target, random.Random], Tamper], ...] = (
     update, delete, insert, swap, cut_events, cut_chain, rewrite, truncate, detach,
+    forged_manifest,
 )  # fmt: skip
 
 

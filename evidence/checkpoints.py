@@ -54,6 +54,8 @@ class Checkpoint:
     heads: Mapping[UUID, Head]
     # Of the file with the seals since the checkpoint before, which goes with it into object storage.
     segment_sha256: str
+    # Every manifest of a dropped month so far, with its digest; None in a statement from before they were stated.
+    archives: Mapping[str, str] | None = None
 
     def statement(self) -> bytes:
         """The bytes that are signed."""
@@ -66,17 +68,16 @@ class Checkpoint:
             }
             for chain, head in self.heads.items()
         }
-        return canonical(
-            {
-                "kind": KIND,
-                "number": self.number,
-                "made_at": self.made_at,
-                "installation": self.installation,
-                "previous": self.previous.hex(),
-                "heads": heads,
-                "segment_sha256": self.segment_sha256,
-            }
-        )
+        stated = {
+            "kind": KIND,
+            "number": self.number,
+            "made_at": self.made_at,
+            "installation": self.installation,
+            "previous": self.previous.hex(),
+            "heads": heads,
+            "segment_sha256": self.segment_sha256,
+        }
+        return canonical(stated if self.archives is None else stated | {"archives": dict(self.archives)})
 
 
 @dataclass(frozen=True)
@@ -189,4 +190,5 @@ def read_statement(statement: bytes) -> Checkpoint:
         previous=bytes.fromhex(said["previous"]),
         heads=heads,
         segment_sha256=said["segment_sha256"],
+        archives=None if said.get("archives") is None else dict(said["archives"]),
     )

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from typing import Any, Self
 from uuid import UUID
@@ -12,10 +12,12 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+from evidence.archives import Archive, span
 from evidence.checkpoints import Checkpoint, Signed
 from evidence.events import PLATFORM, SELECT_LIST, Leaf, leaf
+from evidence.rounds import Rounds
 from evidence.seals import Seal
-from evidence.verify import Archive, ChainReport, Report, conclude, verify_chain
+from evidence.verify import ChainReport, Report, conclude, manifests, verify_chain
 
 _ROWS_AT_ONCE = 5000
 _CHAINS = sql.SQL("""
@@ -37,6 +39,13 @@ _SEAL = """
         digest FROM audit_seals
 """
 _SEALS, _NEWEST_SEAL = f"{_SEAL} WHERE chain = %s ORDER BY seal, id", f"{_SEAL} ORDER BY id DESC LIMIT 1"
+# All seals of a round have its transaction; their last numbers from what is hashed, and not from the column beside it.
+_ROUNDS = """
+    SELECT xid, (extract(epoch FROM max(sealed_at)) * 1000000)::bigint,
+        max(coalesce(numbers[cardinality(numbers)], 0)),
+        min(coalesce(substring(snapshot FROM '^[0-9]{1,18}'), '0')::bigint)
+    FROM audit_seals GROUP BY xid ORDER BY xid
+"""
 _ARCHIVES = """
     SELECT partition, ARRAY(SELECT ARRAY[lower(part), upper(part)] FROM unnest(numbers) part), events, leaves_sha256
     FROM audit_archives ORDER BY partition
@@ -46,17 +55,17 @@ _ARCHIVES = """
 class DatabaseTrail:
     """What a connection reads; in one snapshot where it is opened here."""
 
-    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
-        self._connection = connection
+    def __init__(self, connection: "psycopg.Connection[Any]", rounds: Rounds | None = None) -> None:
+        self._connection, self._rounds = connection, rounds
 
     @classmethod
     @contextmanager
-    def opened(cls, url: str) -> "Iterator[Self]":
+    def opened(cls, url: str, rounds: Rounds | None = None) -> "Iterator[Self]":
         """A connection of its own, that reads in one snapshot from its first question to its last."""
         with psycopg.connect(url, options="-c timezone=UTC") as connection:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
-            yield cls(connection)
+            yield cls(connection, rounds)
 
     def chains(self) -> list[UUID]:
         """Every chain that has events or seals."""
@@ -80,9 +89,15 @@ class DatabaseTrail:
     def archives(self) -> list[Archive]:
         """The months that were dropped."""
         return [
-            Archive(partition, [range(*bounds) for bounds in numbers], events, digest)
+            Archive(partition, [span(*bounds) for bounds in numbers], events, digest)
             for partition, numbers, events, digest in self._connection.execute(_ARCHIVES)
         ]
+
+    def rounds(self) -> Rounds:
+        """The sealer's rounds, of all chains; read once."""
+        if self._rounds is None:
+            self._rounds = Rounds(self._rows("rounds", _ROUNDS, []))
+        return self._rounds
 
     def checkpoints(self) -> list[Signed]:
         """The checkpoints that the database itself keeps: worth what its owner is."""
@@ -113,16 +128,26 @@ def verify_database(
     """Verify all chains, some at a time. Each process reads in a snapshot of its own."""
     with DatabaseTrail.opened(url) as trail:
         chains = sorted({*trail.chains(), *(chain for each in checkpoints for chain in each.heads)})
-        archives = trail.archives()
-    verified = partial(_verify_one, url, checkpoints)
+        archives, refused = manifests(trail, checkpoints)
+        rounds = trail.rounds() if processes == 1 else None
+    verified = partial(_verify_one, url, checkpoints, rounds)
     work = [(chain, (kept or {}).get(chain, ())) for chain in chains]
     if processes == 1:
-        return conclude(map(verified, work), archives, len(checkpoints))
+        return conclude(map(verified, work), archives, len(checkpoints), refused)
     # Not forked: the caller may have threads, and connections.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return conclude(pool.map(verified, work), archives, len(checkpoints))
+        return conclude(pool.map(verified, work), archives, len(checkpoints), refused)
 
 
-def _verify_one(url: str, checkpoints: Sequence[Checkpoint], work: tuple[UUID, Sequence[Seal]]) -> ChainReport:
-    with DatabaseTrail.opened(url) as trail:
+def _verify_one(
+    url: str, checkpoints: Sequence[Checkpoint], rounds: Rounds | None, work: tuple[UUID, Sequence[Seal]]
+) -> ChainReport:
+    with DatabaseTrail.opened(url, rounds or _rounds(url)) as trail:
         return verify_chain(trail, work[0], checkpoints, work[1])
+
+
+@cache
+def _rounds(url: str) -> Rounds:
+    """Read once by each process of a pool, which lives for one verification: they are too many to be sent along."""
+    with DatabaseTrail.opened(url) as trail:
+        return trail.rounds()

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, TextIO
 from uuid import UUID
 
+from evidence.archives import Archive, span
 from evidence.events import Leaf, chain_of, leaf, row_of
+from evidence.rounds import Rounds
 from evidence.seals import Seal, from_json
-from evidence.verify import Archive
 
 
 class ExportInvalid(Exception):  # noqa: N818 - named for the fact
@@ -24,6 +25,7 @@ class ExportTrail:
     _events: dict[UUID, list[Leaf]] = field(default_factory=lambda: defaultdict(list))
     _seals: dict[UUID, list[tuple[Seal, bytes]]] = field(default_factory=lambda: defaultdict(list))
     _archives: list[Archive] = field(default_factory=list)
+    _rounds: Rounds | None = None
 
     @classmethod
     def read(cls, path: Path) -> "ExportTrail":
@@ -65,6 +67,13 @@ class ExportTrail:
         lasts = (seals[-1][0] for seals in self._seals.values())
         return max(lasts, key=lambda seal: seal.xid, default=None)
 
+    def rounds(self) -> Rounds:
+        """The sealer's rounds, of all chains."""
+        if self._rounds is None:
+            made = [seal for seals in self._seals.values() for seal, _ in seals]
+            self._rounds = Rounds(sorted(seal.round() for seal in made))
+        return self._rounds
+
     def _take(self, line: dict[str, Any], *, first: bool) -> None:
         if first:
             if line.get("kind") != "tsugiki.audit.export/1" or line["filters"]:
@@ -81,5 +90,5 @@ class ExportTrail:
 
 def archive_of(said: dict[str, Any]) -> Archive:
     """A manifest of a dropped month as exports show it."""
-    numbers = [range(*bounds) for bounds in said["numbers"]]
+    numbers = [span(*bounds) for bounds in said["numbers"]]
     return Archive(said["partition"], numbers, said["events"], said["leaves_sha256"])

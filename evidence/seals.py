@@ -73,6 +73,10 @@ class Seal:
         """The highest of its events' numbers."""
         return self.numbers[-1]
 
+    def round(self) -> tuple[int, int, int, int]:
+        """What `evidence.rounds` has to know of it."""
+        return self.xid, self.sealed_at, self.last_number, Snapshot.parse(self.snapshot).xmin
+
     def leaf(self, place: int) -> bytes:
         """The digest of its event in that place."""
         return self.leaves[place * _DIGEST_BYTES : (place + 1) * _DIGEST_BYTES]

@@ -1,6 +1,5 @@
 """The verifier: reads events and seals, trusts neither, and names the first event that is not as it was sealed."""
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,8 +7,10 @@ from hashlib import sha256
 from typing import Protocol
 from uuid import UUID
 
+from evidence.archives import Archive, Month, not_as_signed, refusal
 from evidence.checkpoints import Checkpoint, Head
-from evidence.events import Leaf
+from evidence.events import PLATFORM, Leaf
+from evidence.rounds import Rounds
 from evidence.seals import NOTHING_BEFORE, Seal, Snapshot
 
 # The database's clock may be set back by so much, in microseconds, before its times are held against it.
@@ -42,21 +43,6 @@ class Finding:
     what: str
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A month that was dropped: which numbers its events had, and the digest of their digests in that order."""
-
-    partition: str
-    # In order.
-    numbers: Sequence[range]
-    events: int
-    leaves_sha256: str
-
-    def __contains__(self, number: int) -> bool:
-        place = bisect_right(self.numbers, number, key=lambda part: part.start)
-        return place > 0 and number in self.numbers[place - 1]
-
-
 class Trail(Protocol):
     """Where events and seals are read: a database, or an export."""
 
@@ -74,6 +60,9 @@ class Trail(Protocol):
 
     def newest_seal(self) -> Seal | None:
         """The last seal of all chains: a round takes them all from one snapshot."""
+
+    def rounds(self) -> Rounds:
+        """The sealer's rounds, of all chains."""
 
 
 @dataclass
@@ -106,6 +95,8 @@ class Report:
     chains: int
     checkpoints: int
     findings: list[Finding]
+    # The months that were dropped, by the names of their partitions.
+    months: list[str]
 
     @property
     def first_bad(self) -> Finding | None:
@@ -123,7 +114,7 @@ def verify_chain(
     them, they are believed and not the database.
     """
     report = ChainReport(chain)
-    reading = _Reading(report, trail.events(chain), trail.archives())
+    reading = _Reading(report, trail.events(chain), manifests(trail, ())[0], trail.rounds())
     following = _Following(report, {head.seals: head for each in checkpoints if (head := each.heads.get(chain))})
     for seal in _believed(report, trail.seals(chain), kept_seals):
         if following.takes(seal):
@@ -133,18 +124,34 @@ def verify_chain(
     return report
 
 
-def conclude(chains: Iterable[ChainReport], archives: Sequence[Archive], checkpoints: int) -> Report:
-    """All chains together: manifests of dropped months name events of many."""
+def manifests(trail: Trail, checkpoints: Sequence[Checkpoint]) -> tuple[list[Archive], list[Finding]]:
+    """The manifests that excuse what is not there, and what is wrong with them and with others."""
+    newest, accepted, findings = trail.newest_seal(), list[Archive](), list[Finding]()
+    for archive in trail.archives():
+        what = refusal(archive, newest.sealed_at if newest else 0, _CLOCK_SLACK)
+        if what is None:
+            accepted.append(archive)
+        else:
+            findings.append(Finding(archive.first, PLATFORM, Fault.ARCHIVE_CHANGED, what))
+    signed = [each.archives for each in checkpoints if each.archives is not None]
+    for number, what in not_as_signed(trail.archives(), signed):
+        findings.append(Finding(number, PLATFORM, Fault.ARCHIVE_CHANGED, what))
+    return accepted, findings
+
+
+def conclude(
+    chains: Iterable[ChainReport], archives: Sequence[Archive], checkpoints: int, refused: Iterable[Finding] = ()
+) -> Report:
+    """All chains together: manifests of dropped months name events of many. refused: what `manifests` found."""
     reports = list(chains)
-    findings = [finding for report in reports for finding in report.findings]
+    findings = [*refused, *(finding for report in reports for finding in report.findings)]
     leaves = dict(pair for report in reports for pair in report.archived_leaves)
     for archive in archives:
         numbers = sorted(number for number in leaves if number in archive)
         digest = sha256(b"".join(leaves[number] for number in numbers)).hexdigest()
         if (len(numbers), digest) != (archive.events, archive.leaves_sha256):
-            first = archive.numbers[0].start if archive.numbers else 0
             what = f"the manifest of {archive.partition} is not of the events that were sealed"
-            findings.append(Finding(first, UUID(int=0), Fault.ARCHIVE_CHANGED, what))
+            findings.append(Finding(archive.first, PLATFORM, Fault.ARCHIVE_CHANGED, what))
     return Report(
         events=sum(report.events for report in reports),
         unsealed=sum(report.unsealed for report in reports),
@@ -153,6 +160,7 @@ def conclude(chains: Iterable[ChainReport], archives: Sequence[Archive], checkpo
         chains=len(reports),
         checkpoints=checkpoints,
         findings=sorted(findings),
+        months=[archive.partition for archive in archives],
     )
 
 
@@ -163,7 +171,8 @@ def verify(
     named = {chain for each in checkpoints for chain in each.heads}
     chains = sorted({*trail.chains(), *named})
     reports = [verify_chain(trail, chain, checkpoints, (kept or {}).get(chain, ())) for chain in chains]
-    return conclude(reports, trail.archives(), len(checkpoints))
+    archives, refused = manifests(trail, checkpoints)
+    return conclude(reports, archives, len(checkpoints), refused)
 
 
 def _believed(report: ChainReport, said: Iterator[tuple[Seal, bytes]], kept: Sequence[Seal]) -> Iterator[Seal]:
@@ -225,16 +234,24 @@ class _Following:
 class _Reading:
     """One pass through a chain's events by number, beside its seals."""
 
-    def __init__(self, report: ChainReport, events: Iterator[Leaf], archives: Sequence[Archive]) -> None:
-        self._report, self._events, self._archives = report, events, archives
+    def __init__(
+        self, report: ChainReport, events: Iterator[Leaf], archives: Sequence[Archive], rounds: Rounds
+    ) -> None:
+        self._report, self._events, self._rounds = report, events, rounds
+        self._dropped = _Dropped(report, archives)
+        self._read: Leaf | None = None
         self._next: Leaf | None = next(events, None)
         # Read, and not yet found in a seal: of transactions that committed later than their numbers say, or nobody's.
         self._waiting: dict[int, Leaf] = {}
         self._before: Seal | None = None
+        # When the events of the seal at hand can have been.
+        self._since: int | None = None
+        self._until = 0
         self.last_sealed = 0
 
     def hold_against(self, seal: Seal) -> None:
         """Match a seal's events; then nothing that its snapshot saw may be left over."""
+        self._since, self._until = self._rounds.sealed_first_by(seal.xid), seal.sealed_at
         for place, number in enumerate(seal.numbers):
             self._match(number, seal.leaf(place))
         self.last_sealed = max(self.last_sealed, seal.last_number)
@@ -258,11 +275,22 @@ class _Reading:
             self._take(leaf)
         if (waited := self._waiting.pop(number, None)) is not None:
             return self._compare(waited, digest)
-        if any(number in archive for archive in self._archives):
-            self._report.archived += 1
-            self._report.archived_leaves.append((number, digest))
-            return None
-        return self._report.found(number, Fault.MISSING, f"event {number} is gone")
+        archive = self._dropped.month_with(number)
+        if archive is None or archive.month is None:
+            return self._report.found(number, Fault.MISSING, f"event {number} is gone")
+        if not self._can_be_of(archive.month, number):
+            what = f"event {number} is gone, and was not of the month that the manifest of {archive.partition} is of"
+            return self._report.found(number, Fault.MISSING, what)
+        self._report.archived += 1
+        self._report.archived_leaves.append((number, digest))
+        return None
+
+    def _can_be_of(self, month: Month, number: int) -> bool:
+        """Whether the seal at hand, the rounds before it, and the event before that number leave room for the month."""
+        if self._until + _CLOCK_SLACK < month.start:
+            return False
+        read = self._read.occurred_at if self._read is not None and self._read.number < number else None
+        return all(since is None or since - _CLOCK_SLACK < month.end for since in (self._since, read))
 
     def _take(self, leaf: Leaf) -> None:
         """Put an event aside until a seal names it. A second one of a number is nobody's."""
@@ -273,6 +301,9 @@ class _Reading:
 
     def _advance(self) -> None:
         self._report.events += 1
+        self._read = self._next
+        if self._read is not None:
+            self._dropped.hold_against(self._read)
         self._next = next(self._events, None)
 
     def _compare(self, leaf: Leaf, digest: bytes) -> None:
@@ -297,6 +328,33 @@ class _Reading:
             if what is not None:
                 del self._waiting[number]
                 self._report.found(number, Fault.INSERTED, what)
+
+
+class _Dropped:
+    """The months that were dropped, of which no event may be there."""
+
+    def __init__(self, report: ChainReport, archives: Sequence[Archive]) -> None:
+        self._report, self._archives = report, archives
+        # Nearly every event is beyond both.
+        self._last_number = max((archive.numbers[-1].stop - 1 for archive in archives if archive.numbers), default=-1)
+        self._end = max((archive.month.end for archive in archives if archive.month), default=-(2**63))
+        self._told: set[str] = set()
+
+    def month_with(self, number: int) -> Archive | None:
+        """The month whose manifest names that number."""
+        return next((archive for archive in self._archives if number in archive), None)
+
+    def hold_against(self, leaf: Leaf) -> None:
+        """An event that is there must be of no dropped month, neither by number nor by time. Told once a month."""
+        if leaf.number > self._last_number and leaf.occurred_at >= self._end:
+            return
+        for archive in self._archives:
+            month = archive.month
+            is_of_it = leaf.number in archive or (month is not None and month.start <= leaf.occurred_at < month.end)
+            if is_of_it and archive.partition not in self._told:
+                self._told.add(archive.partition)
+                what = f"event {leaf.number} of {archive.partition} is there, whose manifest says that it was dropped"
+                self._report.found(archive.first, Fault.ARCHIVE_CHANGED, what)
 
 
 def _out_of_time(leaf: Leaf, seal: Seal) -> str | None:

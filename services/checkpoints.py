@@ -17,9 +17,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from evidence import checkpoints
+from evidence.archives import Archive, span
 from evidence.checkpoints import Checkpoint, Head, Signed, read_statement
 from evidence.seals import NOTHING_BEFORE, Seal, as_json
-from models_db.audit import AuditCheckpoint, AuditSeal
+from models_db.audit import AuditArchive, AuditCheckpoint, AuditSeal
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -70,6 +71,7 @@ def make(session: Session, key: "Ed25519PrivateKey", *, installation: str) -> in
         previous=sha256(newest.statement).digest() if newest else NOTHING_BEFORE,
         heads=heads,
         segment_sha256=digest.hexdigest(),
+        archives={archive.partition: archive.digest for archive in _archives(session)},
     )
     signed = checkpoints.sign(checkpoint, key)
     session.add(
@@ -115,6 +117,12 @@ def _seals(session: Session, after: int, until: int | None) -> Iterator[tuple[in
     for row in session.scalars(statement.execution_options(yield_per=_SEALS_AT_ONCE)):
         yield row.id, seal_of(row)
         session.expunge(row)
+
+
+def _archives(session: Session) -> Iterator[Archive]:
+    for row in session.scalars(select(AuditArchive).order_by(AuditArchive.partition)):
+        numbers = [span(part.lower, part.upper) for part in row.numbers]
+        yield Archive(row.partition, numbers, row.events, row.leaves_sha256)
 
 
 def seal_of(row: AuditSeal) -> Seal:

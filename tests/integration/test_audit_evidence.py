@@ -24,7 +24,7 @@ from services import checkpoints, sealing
 from tests.integration.conftest import Database
 
 EVENTS = 20_000
-TAMPERS = 54
+TAMPERS = 60
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -233,6 +233,10 @@ def test_a_month_is_dropped_by_retention_alone_and_its_manifest_proves_it(
     runtime: Runtime, admin: Engine, url: str
 ) -> None:
     with admin.begin() as connection:
+        # A trail that began then: numbers and times rise together.
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text("DELETE FROM audit_events"))
+        connection.execute(text("DELETE FROM audit_seals"))
         connection.execute(text("SELECT audit_ensure_partitions(now() - interval '6 months', 3)"))
         connection.execute(
             text("""
@@ -243,7 +247,10 @@ def test_a_month_is_dropped_by_retention_alone_and_its_manifest_proves_it(
         )
     # Sealed as of then: the database would not have given them such times.
     with runtime.sealer() as session:
-        assert sealing.seal(session, at=1)
+        at = session.execute(
+            text("SELECT (extract(epoch FROM date_trunc('month', now()) - interval '5 months') * 1000000)::bigint + 1")
+        ).scalar_one()
+        assert sealing.seal(session, at=at)
     months = _months(admin)
     with pytest.raises(DBAPIError, match="to be kept"), runtime.sealer() as session:
         session.execute(text("SELECT audit_drop_partition(:month)"), {"month": months[1]})
@@ -258,7 +265,7 @@ def test_a_month_is_dropped_by_retention_alone_and_its_manifest_proves_it(
     assert _months(admin) == months[2:]
     seal(runtime)
     report = verified(url)
-    assert (report.findings, report.archived) == ([], 10)
+    assert (report.findings, report.archived, report.months) == ([], 10, dropped)
     with psycopg.connect(url) as connection, connection.transaction(force_rollback=True):
         connection.execute("SET LOCAL session_replication_role = replica")
         connection.execute("DELETE FROM audit_archives")
@@ -304,6 +311,21 @@ def test_checkpoints_are_signed_kept_outside_and_cannot_be_taken_back(
     for each in opened:
         assert evidence.read_segment(runtime.locked.read(f"checkpoints/{each.number:08}.seals.gz"), each)
     assert verify_database(url, opened).findings == []
+    # A month that was made to vanish, as the sealer would have dropped it: its manifest is in every later checkpoint.
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO audit_archives (partition, numbers, events, leaves_sha256) VALUES ('audit_events_2001_02', "
+            "'{}', 0, encode(sha256(''), 'hex'))"
+        )
+    sealer.checkpoint()
+    opened = evidence.open_all(kept.read_text().splitlines(), evidence.public_key(public_key))
+    assert "audit_events_2001_02" in (opened[-1].archives or {})
+    assert verify_database(url, opened).findings == []
+    with psycopg.connect(url) as connection, connection.transaction(force_rollback=True):
+        connection.execute("SET LOCAL session_replication_role = replica")
+        connection.execute("DELETE FROM audit_archives WHERE partition = 'audit_events_2001_02'")
+        (finding,) = verify(DatabaseTrail(connection), opened).findings
+        assert (finding.fault, finding.what) == (Fault.ARCHIVE_CHANGED, "the manifest of audit_events_2001_02 is gone")
     with pytest.raises(SealedKeyDiffers):
         runtime.locked.put("checkpoints/00000001.json", b"another")
     client = boto3.session.Session().client(

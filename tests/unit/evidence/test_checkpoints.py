@@ -10,7 +10,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from evidence import seals
-from evidence.checkpoints import Checkpoint, CheckpointInvalid, Head, Signed, open_all, read_segment, sign
+from evidence.checkpoints import (
+    Checkpoint,
+    CheckpointInvalid,
+    Head,
+    Signed,
+    open_all,
+    read_segment,
+    read_statement,
+    sign,
+)
 from evidence.events import Leaf
 from evidence.seals import NOTHING_BEFORE, Snapshot
 
@@ -28,6 +37,14 @@ def test_what_is_signed_is_what_is_read() -> None:
     assert open_all(lines, KEY.public_key()) == [FIRST, _second()]
     assert open_all([lines[0], lines[0], lines[1]], KEY.public_key()) == [FIRST, _second()]
     assert open_all(lines[1:], KEY.public_key()) == [_second()]
+
+
+def test_a_statement_from_before_manifests_were_stated_is_read_as_it_was_signed() -> None:
+    assert b"archives" not in FIRST.statement()
+    assert read_statement(FIRST.statement()) == FIRST
+    for archives in ({}, {"audit_events_2024_01": "0" * 64}):
+        stated = replace(FIRST, archives=archives)
+        assert read_statement(stated.statement()) == stated
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ from uuid import UUID
 import pytest
 
 from evidence import seals
+from evidence.archives import Archive
 from evidence.checkpoints import Checkpoint, Head
 from evidence.events import Leaf
+from evidence.rounds import Rounds
 from evidence.seals import NOTHING_BEFORE, Seal, Snapshot
-from evidence.verify import Archive, Fault, verify
+from evidence.verify import Fault, verify
 
 CHAIN = UUID(int=7)
 _SECOND = 1_000_000
@@ -44,6 +46,9 @@ class Trail:
 
     def newest_seal(self) -> Seal | None:
         return self.made[-1] if self.made else None
+
+    def rounds(self) -> Rounds:
+        return Rounds(sorted(seal.round() for seal in self.made))
 
     def seal(self, leaves: list[Leaf], *, xid: int, snapshot: str) -> None:
         last = self.made[-1] if self.made else None
@@ -139,15 +144,75 @@ def test_without_a_checkpoint_a_chain_that_is_whole_in_itself_is_believed(trail:
     assert verify(trail, []).findings == []
 
 
-def test_a_dropped_month_is_whole_by_its_manifest_alone(trail: Trail) -> None:
-    gone = trail.leaves[:3]
-    trail.leaves = trail.leaves[3:]
-    assert len(verify(trail, []).findings) == 3
+_APRIL = 100 * 24 * 3600 * _SECOND
+JANUARY, APRIL = "audit_events_1970_01", "audit_events_1970_04"
+
+
+@pytest.fixture
+def months() -> Trail:
+    """As `trail`, but 5 and 6 are of April, in which 2's transaction committed at last."""
+    leaves = [event(1, xid=100), event(2, xid=101), event(3, xid=102)]
+    leaves += [Leaf(number, 99 + number, _APRIL, bytes(31) + b"1") for number in (5, 6)]
+    made = Trail(leaves, [])
+    made.seal([leaves[0], leaves[2]], xid=103, snapshot="101:103:101")
+    made.seal([leaves[1], leaves[3]], xid=105, snapshot="105:105:")
+    return made
+
+
+def manifest(partition: str, gone: Sequence[Leaf]) -> Archive:
     digest = sha256(b"".join(leaf.digest for leaf in gone)).hexdigest()
-    trail.dropped = [Archive("audit_events_2024_01", [range(1, 4)], 3, digest)]
-    report = verify(trail, [checkpoint(trail)])
-    assert (report.findings, report.archived) == ([], 3)
-    trail.dropped = [Archive("audit_events_2024_01", [range(1, 4)], 3, sha256(b"others").hexdigest())]
-    found = verify(trail, []).first_bad
+    return Archive(partition, [range(gone[0].number, gone[-1].number + 1)], len(gone), digest)
+
+
+def test_a_dropped_month_is_whole_by_its_manifest_alone(months: Trail) -> None:
+    gone = months.leaves[:3]
+    months.leaves = months.leaves[3:]
+    assert len(verify(months, []).findings) == 3
+    months.dropped = [manifest(JANUARY, gone)]
+    report = verify(months, [checkpoint(months)])
+    assert (report.findings, report.archived, report.months) == ([], 3, [JANUARY])
+    months.dropped = [replace(months.dropped[0], leaves_sha256=sha256(b"others").hexdigest())]
+    found = verify(months, []).first_bad
     assert found is not None
     assert found.fault is Fault.ARCHIVE_CHANGED
+
+
+@pytest.mark.parametrize(
+    ("partition", "number"),
+    [
+        ("audit_events_x", 3), ("audit_events_1970_00", 3), ("audit_events_1970_13", 3), ("audit_events_1970_1", 3),
+        ("audit_events_9999_12", 3), ("a" + JANUARY, 3), (JANUARY, 3), ("audit_events_1969_12", 3),
+        ("audit_events_1970_02", 3), ("audit_events_1970_03", 3), (APRIL, 5),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_somebody_wrote_hides_no_event(months: Trail, partition: str, number: int) -> None:
+    gone = [leaf for leaf in months.leaves if leaf.number == number]
+    _without(number)(months)
+    months.dropped = [manifest(partition, gone)]
+    found = verify(months, [checkpoint(months)]).first_bad
+    assert found is not None
+    assert found.number == number
+
+
+def test_a_manifest_of_what_is_there_is_none(months: Trail) -> None:
+    gone = months.leaves[0:3]
+    del months.leaves[0:2]
+    months.dropped = [manifest(JANUARY, gone)]
+    assert {finding.fault for finding in verify(months, []).findings} == {Fault.ARCHIVE_CHANGED}
+
+
+def test_checkpoints_name_every_manifest_of_their_time(months: Trail) -> None:
+    gone = months.leaves[:3]
+    months.leaves = months.leaves[3:]
+    months.dropped = [manifest(JANUARY, gone)]
+    before = checkpoint(months)
+    none_yet, named = (replace(before, archives=each) for each in ({}, {JANUARY: months.dropped[0].digest}))
+    for known in ([before], [none_yet], [none_yet, named], [named]):
+        assert verify(months, known).findings == []
+    months.dropped = [manifest(JANUARY, gone[:2])]
+    months.leaves.append(gone[2])
+    assert verify(months, [none_yet, replace(named, number=2)]).findings[0].fault is Fault.ARCHIVE_CHANGED
+    months.leaves += gone[:2]
+    months.dropped = []
+    found = verify(months, [named, replace(none_yet, number=2)]).findings
+    assert [finding.fault for finding in found] == [Fault.ARCHIVE_CHANGED]
