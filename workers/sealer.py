@@ -4,9 +4,11 @@ It needs PostgreSQL alone: with the object store away, checkpoints are published
 moment, it goes on where the database says it was. Any number may run: a round is made by one.
 """
 
+import fcntl
 import logging
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import SQLAlchemyError
 
 from evidence import checkpoints as evidence
-from evidence.checkpoints import Signed, read_statement
+from evidence.checkpoints import CheckpointInvalid, Signed, read_statement
 from runtime.wiring import Runtime
 from services import audit_months, checkpoints, sealing
 from storage.errors import StorageError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HOUR_S = 3600.0
+_MINUTE_S = 60.0
 
 
 class Sealer:
@@ -47,6 +50,8 @@ class Sealer:
             except (SQLAlchemyError, StorageError, OSError) as error:
                 # The edge: the next round does what this one could not.
                 log.warning("sealing was interrupted (%s)", type(error).__name__)
+            except CheckpointInvalid:
+                log.exception("the file of checkpoints is to be looked at: nothing is appended to it")
             if not is_more:
                 self._stop.wait(self._runtime.settings.audit_seal_every_s)
 
@@ -81,6 +86,7 @@ class Sealer:
                 number = checkpoints.make(session, self._key, installation=settings.organisation)
                 log.info("checkpoint %d of the audit trail is signed", number)
         if is_due or time.monotonic() >= self._publish_at:
+            self._publish_at = time.monotonic() + _MINUTE_S
             self.publish()
             self._publish_at = time.monotonic() + _HOUR_S
 
@@ -100,29 +106,41 @@ class Sealer:
             # Last: where it is, the segment is too.
             self._runtime.locked.put(_name(number, "json"), published.line.encode())
         if (file := self._runtime.settings.audit_checkpoint_file) is not None:
+            self._keep(file)
+
+    def _keep(self, file: Path) -> None:
+        """Append what the file lacks. Raises BlockingIOError while another sealer does, CheckpointInvalid."""
+        with file.open("a+b") as kept:
+            # Not waited for: whoever holds it may have been stopped.
+            fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kept.seek(0)
+            last, end = _last_whole(kept)
+            # What a full disk or a kill left of a line: the next one would be written straight after it.
+            if kept.seek(0, os.SEEK_END) > end:
+                kept.truncate(end)
             with self._runtime.sealer() as session:
-                lines = checkpoints.lines_after(session, _last_number(file))
-            _append(file, [line for _, line in lines])
+                lines = checkpoints.lines_after(session, _number(last) if last else 0)
+            kept.write("".join(line + "\n" for _, line in lines).encode())
+            kept.flush()
+            os.fsync(kept.fileno())
 
 
 def _name(number: int, kind: str) -> str:
     return f"checkpoints/{number:08}.{kind}"
 
 
-def _last_number(file: Path) -> int:
-    """Of the checkpoint in the file's last whole line; 0 where there is none."""
+def _last_whole(lines: Iterable[bytes]) -> tuple[bytes, int]:
+    """The last line that ends, empty where none does; and how many bytes there are to its end."""
+    last, end = b"", 0
+    for line in lines:
+        if line.endswith(b"\n"):
+            last, end = line, end + len(line)
+    return last, end
+
+
+def _number(line: bytes) -> int:
+    """Of a line's checkpoint. Raises CheckpointInvalid."""
     try:
-        with file.open(encoding="utf-8") as lines:
-            whole = [line for line in lines if line.endswith("\n")]
-    except FileNotFoundError:
-        return 0
-    return read_statement(Signed.parse(whole[-1]).statement).number if whole else 0
-
-
-def _append(file: Path, lines: list[str]) -> None:
-    if not lines:
-        return
-    with file.open("a", encoding="utf-8") as out:
-        out.write("".join(line + "\n" for line in lines))
-        out.flush()
-        os.fsync(out.fileno())
+        return read_statement(Signed.parse(line.decode()).statement).number
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointInvalid("the file's last line is no checkpoint") from error

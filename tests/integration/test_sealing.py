@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from domain import access
 from domain.audit import AuditEvent
@@ -26,7 +27,7 @@ from runtime import wiring
 from runtime.embedded import EmbeddedServices
 from runtime.settings import Settings
 from runtime.wiring import Runtime
-from services import audit, audit_months, sealing
+from services import audit, audit_months, checkpoints, sealing
 from storage.errors import SealedKeyDiffers, StorageUnavailable
 from tests.integration.conftest import Database
 from workers.sealer import Sealer
@@ -338,3 +339,80 @@ def test_checkpoints_are_signed_kept_outside_and_cannot_be_taken_back(
         client.delete_object(Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"])
     assert runtime.locked.read("checkpoints/00000001.json")
     client.close()
+
+
+def checkpoint(sealer: Sealer, times: int = 1) -> None:
+    for _ in range(times):
+        sealer.seal()
+        sealer.checkpoint()
+
+
+def kept_numbers(kept: Path) -> list[int]:
+    lines = kept.read_text().splitlines()
+    return [evidence.read_statement(evidence.Signed.parse(line).statement).number for line in lines]
+
+
+def test_a_line_that_was_torn_is_written_anew(signing: tuple[Runtime, Sealer, Path, Path]) -> None:
+    runtime, sealer, kept, _ = signing
+    runtime.locked.ensure_bucket()
+    checkpoint(sealer, 2)
+    whole = kept.read_bytes()
+    for left in (len(whole) - 1, whole.index(b"\n") + 20, 10):
+        kept.write_bytes(whole[:left])
+        sealer.publish()
+        assert kept.read_bytes() == whole
+    kept.write_bytes(whole[:-20])
+    checkpoint(sealer)
+    numbers = kept_numbers(kept)
+    assert kept.read_bytes().startswith(whole)
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_two_sealers_append_no_checkpoint_twice(
+    signing: tuple[Runtime, Sealer, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, sealer, kept, _ = signing
+    runtime.locked.ensure_bucket()
+    checkpoint(sealer, 3)
+    whole, lines_after, refused = kept.read_bytes(), checkpoints.lines_after, list[type[Exception]]()
+
+    def beside(session: Session, number: int) -> list[tuple[int, str]]:
+        monkeypatch.setattr(checkpoints, "lines_after", lines_after)
+        try:
+            Sealer(runtime, Event()).publish()
+        except OSError as error:
+            refused.append(type(error))
+        return lines_after(session, number)
+
+    kept.unlink()
+    monkeypatch.setattr(checkpoints, "lines_after", beside)
+    sealer.publish()
+    assert kept.read_bytes() == whole
+    assert refused == [BlockingIOError]
+
+
+@pytest.mark.parametrize("line", [b'{"stat{"statement": "x"}\n', b'{"statement": "{}", "signature": ""}\n', b"\xff\n"])
+def test_a_file_of_checkpoints_that_is_none_is_told_of_and_sealing_goes_on(
+    signing: tuple[Runtime, Sealer, Path, Path],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    line: bytes,
+) -> None:
+    runtime, _, kept, _ = signing
+    runtime.locked.ensure_bucket()
+    kept.write_bytes(line)
+    stop = Event()
+    sealer = Sealer(runtime, stop)
+    seal_once, rounds = sealer.seal, list[bool]()
+
+    def sealed() -> bool:
+        rounds.append(seal_once())
+        if len(rounds) == 2:
+            stop.set()
+        return True
+
+    monkeypatch.setattr(sealer, "seal", sealed)
+    sealer.run()
+    assert len(rounds) == 2
+    assert "file of checkpoints" in caplog.text
+    assert kept.read_bytes() == line
