@@ -61,10 +61,15 @@ class DatabaseTrail:
     @classmethod
     @contextmanager
     def opened(cls, url: str, rounds: Rounds | None = None) -> "Iterator[Self]":
-        """A connection of its own, that reads in one snapshot from its first question to its last."""
+        """A connection of its own, that reads in one snapshot from its first question to its last.
+
+        No month is dropped meanwhile: it would be gone in spite of the snapshot, and its manifest not yet be there.
+        """
         with psycopg.connect(url, options="-c timezone=UTC") as connection:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
+            # Before the snapshot, which is of the first question.
+            connection.execute("LOCK TABLE audit_events IN ACCESS SHARE MODE")
             yield cls(connection, rounds)
 
     def chains(self) -> list[UUID]:

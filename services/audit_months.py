@@ -15,6 +15,7 @@ from services import audit
 
 MONTHS_AHEAD = 3
 _ENSURE = text("SELECT audit_ensure_partitions(now(), :months)")
+_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('audit_months', 0))")
 _ENDED = text("SELECT * FROM audit_partitions_before(now() - make_interval(months => :months)) LIMIT 1")
 _EVENTS = text(f"""
     SELECT {SELECT_LIST} FROM audit_events WHERE occurred_at >= :since AND occurred_at < :until ORDER BY number
@@ -34,8 +35,12 @@ def ensure(session: Session) -> int:
 def drop_oldest(session: Session, *, kept_months: int) -> str | None:
     """Drop the oldest month that ended so many months ago, in a sealer's session; its name, None where there is none.
 
+    None also while another sealer does. Raises OperationalError where somebody reads the trail at that moment.
     What stays: which numbers its events had, and the digest of their digests, which the seals must agree with.
     """
+    # Two that have both read would wait for each other.
+    if not session.execute(_LOCK).scalar_one():
+        return None
     month = session.execute(_ENDED, {"months": kept_months}).one_or_none()
     if month is None:
         return None

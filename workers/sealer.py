@@ -62,9 +62,21 @@ class Sealer:
         return made is not None and not made.is_last
 
     def look_after_months(self) -> None:
-        """Once an hour: partitions for the months to come; months that are over their time go, one after the other."""
+        """Once an hour: partitions for the months to come; months that are over their time go, one after the other.
+
+        What somebody's reading prevents is tried again in a minute.
+        """
         if time.monotonic() < self._months_at:
             return
+        self._months_at = time.monotonic() + _MINUTE_S
+        try:
+            self._make_and_drop_months()
+        except SQLAlchemyError as error:
+            log.warning("the months of the audit trail must wait for a minute (%s)", type(error).__name__)
+            return
+        self._months_at = time.monotonic() + _HOUR_S
+
+    def _make_and_drop_months(self) -> None:
         with self._runtime.sealer() as session:
             audit_months.ensure(session)
         dropped: str | None = ""
@@ -73,7 +85,6 @@ class Sealer:
                 dropped = audit_months.drop_oldest(session, kept_months=self._runtime.settings.audit_kept_months)
             if dropped:
                 log.info("%s was dropped; its manifest stays", dropped)
-        self._months_at = time.monotonic() + _HOUR_S
 
     def checkpoint(self) -> None:
         """Sign where the chains stand when it is time, and publish what is not yet."""

@@ -5,7 +5,9 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,7 +17,7 @@ import psycopg
 import pytest
 from botocore.exceptions import ClientError
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from domain import access
@@ -271,6 +273,169 @@ def test_a_month_is_dropped_by_retention_alone_and_its_manifest_proves_it(
         connection.execute("SET LOCAL session_replication_role = replica")
         connection.execute("DELETE FROM audit_archives")
         assert {finding.fault for finding in verify(DatabaseTrail(connection), []).findings} == {Fault.MISSING}
+
+
+_OF_A_MONTH = {
+    "table": """
+        SELECT relkind, relpersistence, relrowsecurity, relforcerowsecurity, relowner::regrole, relacl, reloptions,
+            relispartition, relreplident, relam, reltablespace, relnatts, relchecks, relhasrules, relhastriggers
+        FROM pg_class WHERE oid = CAST(:month AS regclass)
+    """,
+    "columns": """
+        SELECT attnum, attname, atttypid, atttypmod, attcollation, attnotnull, attidentity, attgenerated, attislocal,
+            attinhcount, attstorage, attcompression, attstattarget, attacl, attoptions, pg_get_expr(adbin, adrelid)
+        FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE attrelid = CAST(:month AS regclass) AND attnum > 0 ORDER BY attnum
+    """,
+    "constraints": """
+        SELECT conname, contype, pg_get_constraintdef(oid), convalidated, conislocal, coninhcount, connoinherit,
+            (SELECT parent.conname FROM pg_constraint parent WHERE parent.oid = c.conparentid)
+        FROM pg_constraint c WHERE conrelid = CAST(:month AS regclass) ORDER BY 1
+    """,
+    "indexes": """
+        SELECT pg_get_indexdef(indexrelid), inhparent::regclass, relowner::regrole, reloptions, indisprimary,
+            indisunique, indisvalid, indisready, indislive FROM pg_index JOIN pg_class ON oid = indexrelid
+            LEFT JOIN pg_inherits ON inhrelid = indexrelid
+        WHERE indrelid = CAST(:month AS regclass) ORDER BY 1
+    """,
+    "triggers": """
+        SELECT tgname, tgtype, tgenabled, tgisinternal, tgfoid::regproc, tgqual,
+            (SELECT parent.tgrelid::regclass FROM pg_trigger parent WHERE parent.oid = t.tgparentid)
+        FROM pg_trigger t WHERE tgrelid = CAST(:month AS regclass) ORDER BY 1
+    """,
+    "policies": "SELECT polname FROM pg_policy WHERE polrelid = CAST(:month AS regclass)",
+    "statistics": "SELECT stxname FROM pg_statistic_ext WHERE stxrelid = CAST(:month AS regclass)",
+}
+
+
+def _catalogues(admin: Engine, month: str) -> dict[str, list[str]]:
+    """What PostgreSQL knows of a month's partition, as text without its name."""
+    with admin.connect() as connection:
+        return {
+            name: [
+                str(row).replace(month, "MONTH") for row in connection.execute(text(asked), {"month": f"audit.{month}"})
+            ]
+            for name, asked in _OF_A_MONTH.items()
+        }
+
+
+def test_a_month_made_now_is_as_those_that_were_made_with_the_table(runtime: Runtime, admin: Engine) -> None:
+    last = _months(admin)[-1]
+    with admin.begin() as connection:
+        # Made by CREATE TABLE ... PARTITION OF, in the migration that made the table.
+        this_month = connection.execute(
+            text("""SELECT to_char(now() AT TIME ZONE 'UTC', '"audit_events_"YYYY_MM')""")
+        ).scalar_one()
+        connection.execute(text(f"DROP TABLE audit.{last}"))
+    with runtime.sealer() as session:
+        assert audit_months.ensure(session) == 1
+    assert _catalogues(admin, last) == _catalogues(admin, this_month)
+    assert _catalogues(admin, last)["triggers"]
+    with admin.connect() as connection:
+        bounds = connection.execute(
+            text("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = CAST(:month AS regclass)"),
+            {"month": f"audit.{last}"},
+        ).scalar_one()
+    assert f"FROM ('{last[-7:].replace('_', '-')}-01 00:00:00" in bounds
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Somebody who reads the trail for long, as pg_dump does: a snapshot, and the weakest lock that there is."""
+    with psycopg.connect(url) as dump:
+        dump.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        dump.execute("LOCK TABLE audit_events IN ACCESS SHARE MODE")
+        dump.execute("SELECT count(*) FROM audit_events")
+        yield
+
+
+@contextmanager
+def appending(runtime: Runtime) -> Iterator[list[float]]:
+    """Events one after the other beside the block; how long each took, in seconds."""
+    took, stop = list[float](), Event()
+
+    def append() -> None:
+        while not stop.is_set():
+            begun = time.monotonic()
+            tell(runtime)
+            took.append(time.monotonic() - begun)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        yield took
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_month_is_made_beside_a_long_reader_and_nobody_waits(runtime: Runtime, admin: Engine, url: str) -> None:
+    before = _months(admin)
+    with admin.begin() as connection:
+        connection.execute(text(f"DROP TABLE audit.{before[-1]}"))
+    with reading(url), appending(runtime) as took:
+        Sealer(runtime, Event()).look_after_months()
+    assert _months(admin) == before
+    assert max(took) < 1
+
+
+def test_a_month_is_dropped_when_nobody_reads_and_no_writer_waits_for_that(
+    runtime: Runtime, admin: Engine, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = runtime.settings.audit_kept_months
+    before = _months(admin)
+    with admin.begin() as connection:
+        connection.execute(
+            text("SELECT audit_ensure_partitions(now() - make_interval(months => :months), 0)"), {"months": kept + 2}
+        )
+    made = _months(admin)
+    sealer = Sealer(runtime, Event())
+    with reading(url), appending(runtime) as took:
+        for _ in range(2):
+            sealer.look_after_months()
+    assert max(took) < 1
+    assert _months(admin) == made
+    # Not at once again.
+    assert caplog.text.count("must wait") == 1
+    Sealer(runtime, Event()).look_after_months()
+    assert _months(admin) != made
+    assert set(before) <= set(_months(admin))
+
+
+def test_months_that_cannot_be_looked_after_keep_no_checkpoint_from_its_time(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, tries = Event(), list[int]()
+    sealer = Sealer(runtime, stop)
+
+    def ensure(session: Session) -> int:
+        tries.append(1)
+        if len(tries) > 1:
+            stop.set()
+        return int(session.execute(text("SELECT 1 / 0")).scalar_one())
+
+    checked = list[int]()
+
+    def checkpoint() -> None:
+        checked.append(1)
+        stop.set()
+
+    monkeypatch.setattr(audit_months, "ensure", ensure)
+    monkeypatch.setattr(sealer, "checkpoint", checkpoint)
+    sealer.run()
+    assert (len(tries), len(checked)) == (1, 1)
+
+
+def test_no_month_is_dropped_while_a_verifier_reads(runtime: Runtime, admin: Engine, url: str) -> None:
+    with admin.begin() as connection:
+        connection.execute(text("SELECT audit_ensure_partitions(now() - interval '6 months', 0)"))
+    with DatabaseTrail.opened(url) as trail:
+        # Before its first question, and so before its snapshot.
+        with pytest.raises(OperationalError), runtime.sealer() as session:
+            audit_months.drop_oldest(session, kept_months=4)
+        assert trail.archives() is not None
+    with runtime.sealer() as session:
+        assert audit_months.drop_oldest(session, kept_months=4)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
