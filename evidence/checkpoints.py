@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from evidence.canonical import canonical
-from evidence.seals import Seal, from_json
+from evidence.seals import NOTHING_BEFORE, Seal, from_json
 
 KIND = "tsugiki.audit.checkpoint/1"
 
@@ -41,6 +41,10 @@ class Head:
     digest: bytes
     events: int
     last_number: int
+
+
+# Of a chain without seals.
+NO_HEAD = Head(seals=0, digest=NOTHING_BEFORE, events=0, last_number=0)
 
 
 @dataclass(frozen=True)

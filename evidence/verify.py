@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
+from itertools import dropwhile, pairwise
 from typing import Protocol
 from uuid import UUID
 
 from evidence.archives import Archive, Month, not_as_signed, refusal
-from evidence.checkpoints import Checkpoint, Head
+from evidence.checkpoints import NO_HEAD, Checkpoint, Head
 from evidence.events import PLATFORM, Leaf
 from evidence.rounds import Rounds
 from evidence.seals import NOTHING_BEFORE, Seal, Snapshot
@@ -115,7 +116,7 @@ def verify_chain(
     """
     report = ChainReport(chain)
     reading = _Reading(report, trail.events(chain), manifests(trail, ())[0], trail.rounds())
-    following = _Following(report, {head.seals: head for each in checkpoints if (head := each.heads.get(chain))})
+    following = _Following(report, _heads(checkpoints, chain))
     for seal in _believed(report, trail.seals(chain), kept_seals):
         if following.takes(seal):
             reading.hold_against(seal)
@@ -175,6 +176,12 @@ def verify(
     return conclude(reports, archives, len(checkpoints), refused)
 
 
+def _heads(checkpoints: Sequence[Checkpoint], chain: UUID) -> list[Head]:
+    """Where the chain stood by each checkpoint, from the first that knows of it."""
+    heads = [each.heads.get(chain, NO_HEAD) for each in checkpoints]
+    return list(dropwhile(lambda head: head == NO_HEAD, heads))
+
+
 def _believed(report: ChainReport, said: Iterator[tuple[Seal, bytes]], kept: Sequence[Seal]) -> Iterator[Seal]:
     """The kept seals, then those that only the database has. A difference is a finding."""
     ours = iter(said)
@@ -192,11 +199,19 @@ def _believed(report: ChainReport, said: Iterator[tuple[Seal, bytes]], kept: Seq
 
 
 class _Following:
-    """Whether each seal follows the one before, and is the one that a checkpoint knows."""
+    """Whether each seal follows the one before, and is the one that every checkpoint knows which names its place."""
 
-    def __init__(self, report: ChainReport, heads: dict[int, Head]) -> None:
-        self._report, self._heads = report, heads
-        self._previous = NOTHING_BEFORE
+    def __init__(self, report: ChainReport, heads: Sequence[Head]) -> None:
+        self._report = report
+        # A quiet chain stands where it stood in many checkpoints.
+        self._heads: dict[int, set[Head]] = {}
+        for head in heads:
+            self._heads.setdefault(head.seals, set()).add(head)
+        for earlier, later in pairwise(heads):
+            if later.seals < earlier.seals:
+                what = f"a checkpoint knows of {later.seals} seals, and one before it of {earlier.seals}"
+                report.found(later.last_number + 1, Fault.SEAL_CHANGED, what)
+        self._previous, self._events, self._last_number = NOTHING_BEFORE, 0, 0
         # The first event after the newest seal that a checkpoint vouches for: without segments nobody knows better.
         self._first_in_doubt: int | None = None
 
@@ -212,16 +227,17 @@ class _Following:
             report.found(first, Fault.SEAL_CHANGED, f"seal {place} does not follow the one before")
         self._previous = seal.digest
         self._first_in_doubt = first if self._first_in_doubt is None else self._first_in_doubt
-        if head := self._heads.pop(place, None):
-            if head.digest != seal.digest:
-                what = f"seal {place} is not the one that was signed, or one before it is not"
+        self._events, self._last_number = self._events + len(seal.numbers), max(self._last_number, seal.last_number)
+        if heads := self._heads.pop(place, None):
+            stands = Head(place, self._previous, self._events, self._last_number)
+            for what in sorted({_difference(head, stands) for head in heads if head != stands}):
                 report.found(self._first_in_doubt, Fault.SEAL_CHANGED, what)
             self._first_in_doubt = None
         return True
 
     def finish(self, last_sealed: int) -> None:
         """Checkpoints that know of more seals than there are: the chain's end is gone."""
-        beyond = [head for seals, head in self._heads.items() if seals > self._report.seals]
+        beyond = [head for heads in self._heads.values() for head in heads if head.seals > self._report.seals]
         if beyond:
             newest = max(beyond, key=lambda head: head.seals)
             what = (
@@ -229,6 +245,16 @@ class _Following:
                 f"{last_sealed}: the chain had {newest.events}, to number {newest.last_number}"
             )
             self._report.found(last_sealed + 1, Fault.SEAL_MISSING, what)
+
+
+def _difference(said: Head, stands: Head) -> str:
+    """What is wrong with a checkpoint that says other than where the chain stood at that place."""
+    if said.digest != stands.digest:
+        return f"seal {said.seals} is not the one that was signed, or one before it is not"
+    return (
+        f"a checkpoint has {said.events} events to number {said.last_number} at seal {said.seals}, "
+        f"and the seals {stands.events} to {stands.last_number}"
+    )
 
 
 class _Reading:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from evidence import checkpoints
 from evidence.archives import Archive, span
-from evidence.checkpoints import Checkpoint, Head, Signed, read_statement
+from evidence.checkpoints import NO_HEAD, Checkpoint, Head, Signed, read_statement
 from evidence.seals import NOTHING_BEFORE, Seal, as_json
 from models_db.audit import AuditArchive, AuditCheckpoint, AuditSeal
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('audit_checkpoints', 0))")
-_NO_HEAD = Head(seals=0, digest=NOTHING_BEFORE, events=0, last_number=0)
 _SEALS_AT_ONCE = 500
 
 
@@ -56,7 +55,7 @@ def make(session: Session, key: "Ed25519PrivateKey", *, installation: str) -> in
     digest = sha256()
     for place, seal in _seals(session, seals_to, None):
         seals_to = place
-        before = heads.get(seal.chain, _NO_HEAD)
+        before = heads.get(seal.chain, NO_HEAD)
         heads[seal.chain] = Head(
             seals=seal.seal,
             digest=seal.digest,

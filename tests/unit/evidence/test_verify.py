@@ -128,6 +128,22 @@ def test_a_fault_is_named_by_its_first_event(trail: Trail, name: str) -> None:
     assert (found.number, found.fault) == (number, fault)
 
 
+def test_every_checkpoint_is_held_against_the_seal_it_names(trail: Trail) -> None:
+    signed = checkpoint(trail)
+    head = signed.heads[CHAIN]
+    first = replace(signed, heads={CHAIN: Head(1, trail.made[0].digest, 2, 3)})
+    assert verify(trail, [first, signed, signed]).findings == []
+    for known in (
+        [replace(signed, heads={CHAIN: replace(head, digest=bytes(32))}), signed],
+        [replace(signed, heads={CHAIN: replace(head, events=5)}), signed],
+        [signed, replace(signed, heads={CHAIN: replace(head, last_number=6)})],
+        [signed, first],
+        [signed, replace(signed, heads={})],
+    ):
+        found = verify(trail, known).findings
+        assert [finding.fault for finding in found] == [Fault.SEAL_CHANGED]
+
+
 @pytest.mark.parametrize(("name", "number"), [("chain cut", 5), ("rewritten", 1)])
 def test_kept_seals_tell_which_event_it_was(trail: Trail, name: str, number: int) -> None:
     signed, kept = checkpoint(trail), {CHAIN: list(trail.made)}
