@@ -4,6 +4,9 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 
+# The database's clock may be set back by so much, in microseconds, before its times are held against it.
+CLOCK_SLACK = 60_000_000
+
 
 class Rounds:
     """Each round's transaction, the time of its seals, and the highest number sealed so far: 32 bytes a round."""
@@ -18,6 +21,11 @@ class Rounds:
             self._times.append(sealed_at)
             self._numbers.append(highest)
             self._xmins.append(xmin)
+
+    def is_out_of_time(self, xid: int, number: int, occurred_at: int) -> bool:
+        """Whether the last round that was made before that transaction began had a higher number, or was later."""
+        place = bisect_left(self._xids, xid) - 1
+        return place >= 0 and (number < self._numbers[place] or occurred_at < self._times[place] - CLOCK_SLACK)
 
     def began_after(self, xid: int) -> int | None:
         """When the last round was made before that transaction began; None where there was none."""

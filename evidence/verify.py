@@ -11,11 +11,9 @@ from uuid import UUID
 from evidence.archives import Archive, Month, not_as_signed, refusal
 from evidence.checkpoints import NO_HEAD, Checkpoint, Head
 from evidence.events import PLATFORM, Leaf
-from evidence.rounds import Rounds
+from evidence.rounds import CLOCK_SLACK, Rounds
 from evidence.seals import NOTHING_BEFORE, Seal, Snapshot
 
-# The database's clock may be set back by so much, in microseconds, before its times are held against it.
-_CLOCK_SLACK = 60_000_000
 # A truncated month is one fault, not a million.
 MAX_FINDINGS = 100
 
@@ -129,7 +127,7 @@ def manifests(trail: Trail, checkpoints: Sequence[Checkpoint]) -> tuple[list[Arc
     """The manifests that excuse what is not there, and what is wrong with them and with others."""
     newest, accepted, findings = trail.newest_seal(), list[Archive](), list[Finding]()
     for archive in trail.archives():
-        what = refusal(archive, newest.sealed_at if newest else 0, _CLOCK_SLACK)
+        what = refusal(archive, newest.sealed_at if newest else 0, CLOCK_SLACK)
         if what is None:
             accepted.append(archive)
         else:
@@ -313,10 +311,10 @@ class _Reading:
 
     def _can_be_of(self, month: Month, number: int) -> bool:
         """Whether the seal at hand, the rounds before it, and the event before that number leave room for the month."""
-        if self._until + _CLOCK_SLACK < month.start:
+        if self._until + CLOCK_SLACK < month.start:
             return False
         read = self._read.occurred_at if self._read is not None and self._read.number < number else None
-        return all(since is None or since - _CLOCK_SLACK < month.end for since in (self._since, read))
+        return all(since is None or since - CLOCK_SLACK < month.end for since in (self._since, read))
 
     def _take(self, leaf: Leaf) -> None:
         """Put an event aside until a seal names it. A second one of a number is nobody's."""
@@ -335,9 +333,9 @@ class _Reading:
     def _compare(self, leaf: Leaf, digest: bytes) -> None:
         if leaf.digest != digest:
             self._report.found(leaf.number, Fault.CHANGED, f"event {leaf.number} is not as it was sealed")
-        elif self._before is not None and (what := _out_of_time(leaf, self._before)):
+        elif self._rounds.is_out_of_time(leaf.xid, leaf.number, leaf.occurred_at):
             # Sealed, but only after it had been put there: its time or number is not the database's.
-            self._report.found(leaf.number, Fault.INSERTED, what)
+            self._report.found(leaf.number, Fault.INSERTED, _out_of_time(leaf))
 
     def _look_at_waiting(self) -> None:
         """What the newest seal's snapshot saw and no seal names is nobody's, and what says it was earlier than it is.
@@ -348,12 +346,14 @@ class _Reading:
             return
         snapshot = Snapshot.parse(self._before.snapshot)
         for number, leaf in list(self._waiting.items()):
-            what = _out_of_time(leaf, self._before)
-            if what is None and snapshot.sees(leaf.xid):
+            if self._rounds.is_out_of_time(leaf.xid, number, leaf.occurred_at):
+                what = _out_of_time(leaf)
+            elif snapshot.sees(leaf.xid):
                 what = f"event {number} was in no seal of its time"
-            if what is not None:
-                del self._waiting[number]
-                self._report.found(number, Fault.INSERTED, what)
+            else:
+                continue
+            del self._waiting[number]
+            self._report.found(number, Fault.INSERTED, what)
 
 
 class _Dropped:
@@ -383,9 +383,6 @@ class _Dropped:
                 self._report.found(archive.first, Fault.ARCHIVE_CHANGED, what)
 
 
-def _out_of_time(leaf: Leaf, seal: Seal) -> str | None:
-    """What is wrong with an event whose transaction began after that seal, but whose number or time is from before."""
-    is_earlier = leaf.number < seal.last_number or leaf.occurred_at < seal.sealed_at - _CLOCK_SLACK
-    if leaf.xid > seal.xid and is_earlier:
-        return f"event {leaf.number} came after seal {seal.seal}, with a number or a time from before"
-    return None
+def _out_of_time(leaf: Leaf) -> str:
+    """What is said of an event whose transaction began after a seal, but whose number or time is from before."""
+    return f"event {leaf.number} came after seals that have a higher number or a later time"

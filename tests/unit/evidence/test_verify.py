@@ -31,6 +31,8 @@ class Trail:
     leaves: list[Leaf]
     made: list[Seal]
     dropped: list[Archive] = field(default_factory=list)
+    # Of other chains.
+    others: list[Seal] = field(default_factory=list)
 
     def chains(self) -> list[UUID]:
         return [CHAIN]
@@ -48,7 +50,7 @@ class Trail:
         return self.made[-1] if self.made else None
 
     def rounds(self) -> Rounds:
-        return Rounds(sorted(seal.round() for seal in self.made))
+        return Rounds(sorted(seal.round() for seal in (*self.made, *self.others)))
 
     def seal(self, leaves: list[Leaf], *, xid: int, snapshot: str) -> None:
         last = self.made[-1] if self.made else None
@@ -142,6 +144,32 @@ def test_every_checkpoint_is_held_against_the_seal_it_names(trail: Trail) -> Non
     ):
         found = verify(trail, known).findings
         assert [finding.fault for finding in found] == [Fault.SEAL_CHANGED]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "is_found"),
+    [
+        (Leaf(90, 202, 40 * 60 * _SECOND, b"\1" * 32), True),
+        (Leaf(40, 202, 95 * 60 * _SECOND, b"\1" * 32), True),
+        (Leaf(90, 202, 95 * 60 * _SECOND, b"\1" * 32), False),
+        (Leaf(40, 199, 40 * 60 * _SECOND, b"\1" * 32), False),
+    ],
+    ids=["an old time", "an old number", "newer than the seal", "committed late"],
+)
+def test_what_came_into_a_quiet_chain_is_held_against_the_seals_of_the_others(
+    trail: Trail, leaf: Leaf, *, is_found: bool
+) -> None:
+    busy = [event(80, xid=198)]
+    trail.others = [
+        seals.make(
+            UUID(int=8), busy, after=(0, NOTHING_BEFORE), sealed_at=busy[0].occurred_at, xid=200,
+            snapshot=Snapshot.parse("199:200:199"),
+        )
+    ]  # fmt: skip
+    trail.leaves.append(leaf)
+    trail.seal([trail.leaves[4], leaf], xid=210, snapshot="210:210:")
+    found = verify(trail, []).findings
+    assert [(finding.number, finding.fault) for finding in found] == [(leaf.number, Fault.INSERTED)] * is_found
 
 
 @pytest.mark.parametrize(("name", "number"), [("chain cut", 5), ("rewritten", 1)])
