@@ -32,8 +32,12 @@ _CHAINS = sql.SQL("""
         ) SELECT department_id FROM found
     ) departments
 """)
-_EVENTS = sql.SQL("SELECT {fields} FROM audit_events WHERE {condition} ORDER BY number")
-_OF_PLATFORM, _OF_DEPARTMENT = sql.SQL("department_id IS NULL"), sql.SQL("department_id = %s")
+_OF_DEPARTMENT = "SELECT {fields} FROM audit_events WHERE department_id = %s ORDER BY number"
+# The service writes NULL; a row that has the zeros themselves is sealed in the same chain.
+_OF_PLATFORM = """
+    SELECT {fields} FROM audit_events WHERE department_id IS NULL
+    UNION ALL SELECT {fields} FROM audit_events WHERE department_id = %s ORDER BY number
+"""
 _SEAL = """
     SELECT chain, seal, (extract(epoch FROM sealed_at) * 1000000)::bigint, xid, snapshot, numbers, leaves, previous,
         digest FROM audit_seals
@@ -78,9 +82,8 @@ class DatabaseTrail:
 
     def events(self, chain: UUID) -> Iterator[Leaf]:
         """A chain's events by number."""
-        condition = _OF_PLATFORM if chain == PLATFORM else _OF_DEPARTMENT
-        query = _EVENTS.format(fields=sql.SQL(SELECT_LIST), condition=condition)
-        return map(leaf, self._rows("events", query, [] if chain == PLATFORM else [chain]))
+        query = sql.SQL(_OF_PLATFORM if chain == PLATFORM else _OF_DEPARTMENT)
+        return map(leaf, self._rows("events", query.format(fields=sql.SQL(SELECT_LIST)), [chain]))
 
     def seals(self, chain: UUID) -> Iterator[tuple[Seal, bytes]]:
         """A chain's seals in order, each with the digest it is said to have."""

@@ -136,6 +136,20 @@ def test_what_is_rolled_back_leaves_a_gap_and_no_fault(runtime: Runtime, url: st
     assert verified(url).findings == []
 
 
+def test_an_event_of_the_department_of_zeros_is_in_the_platforms_chain(runtime: Runtime, url: str) -> None:
+    tell(runtime, 2)
+    seal(runtime)
+    with psycopg.connect(url) as connection, connection.transaction(force_rollback=True):
+        row = connection.execute(
+            "INSERT INTO audit_events (xid, department_id, actor_type, roles, action, outcome, refs, details) "
+            "SELECT xid, '00000000-0000-0000-0000-000000000000', actor_type, roles, action, outcome, refs, details "
+            "FROM audit_events ORDER BY number DESC LIMIT 1 RETURNING number"
+        ).fetchone()
+        assert row
+        found = verify(DatabaseTrail(connection), []).findings
+        assert [(finding.number, finding.fault) for finding in found] == [(row[0], Fault.INSERTED)]
+
+
 def test_two_sealers_seal_nothing_twice(runtime: Runtime, url: str, admin: Engine) -> None:
     tell(runtime, 5)
     stop, failed = Event(), list[Exception]()
