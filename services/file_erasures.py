@@ -264,8 +264,8 @@ def under_way(session: Session) -> Sequence[tuple[UUID, UUID]]:
 def mark(session: Session, erasure: UUID) -> ErasingWork | None:
     """Leave nothing but tombstones of what is to go, and say which objects that is; the same whenever it is asked.
 
-    None while a job that reads the file has not ended, while somebody else is at it, and when it is done. A job that is
-    paused is cancelled.
+    None while a job that reads the file has not ended, while somebody else is at it, and when it is done. Versions that
+    learned from it are revoked meanwhile, and a job that is paused is cancelled.
     """
     found = session.scalars(
         select(FileErasure)
@@ -276,6 +276,9 @@ def mark(session: Session, erasure: UUID) -> ErasingWork | None:
         return None
     file = session.get_one(File, found.file_id)
     learned = _learned(session, file.id)
+    for version in learned:
+        # Those that a job made after the confirmation, and nobody has revoked yet: other jobs may take long.
+        versions.withdraw(session, access.system(found.department_id), version, reason=REASON)
     readers = descent.jobs_of(session, file.id, [version.id for version in learned])
     for each in readers:
         if each.job.state == JobState.PAUSED:
@@ -287,7 +290,6 @@ def mark(session: Session, erasure: UUID) -> ErasingWork | None:
     if {version.id for version in _learned(session, file.id)} != {version.id for version in learned}:
         return None
     for version in learned:
-        # Those that a job made after the confirmation are not revoked yet.
         versions.erase(session, access.system(found.department_id), version, reason=REASON)
     parents = {version.id for version in learned}
     trained = [
@@ -297,6 +299,14 @@ def mark(session: Session, erasure: UUID) -> ErasingWork | None:
     manifests = [Manifest.model_validate(version.manifest, strict=False) for version in learned]
     digests = {file.digest, *(each.digest for manifest in manifests for each in manifest.files)}
     return ErasingWork(tuple(sorted(digests)), tuple(checkpoints))
+
+
+def withdraw_made(session: Session, version: AdapterVersion) -> None:
+    """Revoke a version that a job has just made, where it learned from a file whose erasing waits for that job."""
+    erasing = select(FileErasure.file_id).where(FileErasure.state == ErasureState.ERASING)
+    for file in session.scalars(erasing).all():
+        if version.id in descent.learned(descent.descents(session, file)):
+            versions.withdraw(session, access.system(version.department_id), version, reason=REASON)
 
 
 def finish(session: Session, erasure: UUID, work: ErasingWork, *, erased: Sequence[Digest]) -> None:

@@ -87,18 +87,27 @@ def _revoke(session: Session, principal: Principal, found: AdapterVersion, *, re
     outbox.announce_version(session, OutgoingKind.VERSION_REVOKED, found, reason=reason)
 
 
-def erase(session: Session, actor: Principal, version: AdapterVersion, *, reason: str) -> None:
-    """Leave nothing of a version but its row, whatever stands for it: two people have agreed to that.
+def withdraw(session: Session, actor: Principal, version: AdapterVersion, *, reason: str) -> AdapterVersion:
+    """Revoke a version, whatever stands for it: two people have agreed to that. Locked, and as it is now.
 
-    One that was deleted or erased already is left as it is.
+    One that was deleted, erased or revoked already is left as it is.
     """
     aliases.lock(session, version.adapter_id)
     found = session.get_one(AdapterVersion, version.id, with_for_update=True, populate_existing=True)
+    if found.deleted_at is None and found.state != VersionState.REVOKED:
+        _revoke(session, actor, found, reason=reason)
+    return found
+
+
+def erase(session: Session, actor: Principal, version: AdapterVersion, *, reason: str) -> None:
+    """Leave nothing of a version but its row, which stands as revoked: two people have agreed to that.
+
+    One that was deleted or erased already is left as it is.
+    """
+    before = version.state
+    found = withdraw(session, actor, version, reason=reason)
     if found.deleted_at is not None:
         return
-    before = found.state
-    if found.state != VersionState.REVOKED:
-        _revoke(session, actor, found, reason=reason)
     found.deleted_at = session.scalar(select(func.now()))
     session.flush()
     _record(session, actor, found, AuditEvent.VERSION_DELETED, before=before, aliases=[])

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from domain.digests import Manifest
 from domain.plans import FailureKind, RunFailure, RunReport
-from services import adapters, leases
+from services import adapters, file_erasures, leases
 from services.adapters import EvaluationPair
 from services.attestations import Attested
 from services.claims import Claim, ResumePoint
@@ -54,16 +54,22 @@ def registered(
     stored_since: datetime,
 ) -> Verdict:
     """A version, or the job's cancellation where that was asked for first."""
-    return lambda session: adapters.register(
-        session,
-        held,
-        organisation=organisation,
-        manifest=manifest,
-        attested=attested,
-        report=report,
-        evaluation=evaluation,
-        stored_since=stored_since,
-    )
+
+    def write(session: Session) -> None:
+        version = adapters.register(
+            session,
+            held,
+            organisation=organisation,
+            manifest=manifest,
+            attested=attested,
+            report=report,
+            evaluation=evaluation,
+            stored_since=stored_since,
+        )
+        if version is not None:
+            file_erasures.withdraw_made(session, version)
+
+    return write
 
 
 def cancelled(held: Claim) -> Verdict:

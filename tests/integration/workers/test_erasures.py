@@ -11,11 +11,12 @@ from domain.digests import Digest, Manifest
 from domain.erasures import ErasureState, RunningJobs
 from domain.ids import IdKind, parse_id
 from domain.jobs import JobState
+from domain.refusals import ParentUnusable
 from models_db.file_erasures import FileErasure
 from models_db.files import File
 from runtime.erasing import erase_blobs
 from runtime.queue import SWEEP_QUEUE, SWEEP_TASK
-from services import blobs, descent, file_erasures
+from services import blobs, descent, file_erasures, parents
 from storage.errors import ObjectMissing
 from storage.keys import Key
 from storage.objects import ObjectStore
@@ -144,6 +145,40 @@ def test_a_paused_job_is_not_waited_for(department: Any, *, paused_first: bool) 
     assert is_done(department, erasure)
     assert department.job(job).state == JobState.CANCELLED
     assert [len(department.audited(f"job.{told}")) for told in ("cancel_requested", "cancelled")] == [1, 1]
+
+
+@pytest.mark.parametrize("swept", [False, True], ids=["at once", "by the sweeper"])
+def test_a_version_that_one_job_makes_is_handed_out_to_nobody_while_another_is_waited_for(
+    department: Any, fake: Any, monkeypatch: pytest.MonkeyPatch, *, swept: bool
+) -> None:
+    file = department.upload(department.rows(16, salt=99))
+    first, second = (department.submit_queued(training_file=file) for _ in range(2))
+    erasure = agreed(department, parse_id(IdKind.FILE, file), RunningJobs.FINISH)
+    if swept:
+        # As where the confirmation is committed while the version is entered.
+        monkeypatch.setattr(file_erasures, "withdraw_made", lambda *_arguments: None)
+    assert department.worker(fake()).run_next()
+    if swept:
+        assert not is_done(department, erasure)
+
+    (version,) = department.versions(first)
+    assert (version.state, version.deleted_at) == (VersionState.REVOKED, None)
+    with department.runtime.department(department.id) as session, pytest.raises(ParentUnusable):
+        parents.get_usable(session, version.model_name)
+    assert department.job(second).state == JobState.QUEUED
+    assert department.worker(fake()).run_next()
+    assert is_done(department, erasure)
+    made = [version for job in (first, second) for version in department.versions(job)]
+    assert [(each.state, each.deleted_at is None) for each in made] == [(VersionState.REVOKED, False)] * 2
+    assert len(department.audited("adapter.version.revoked")) == 2
+
+
+def test_a_version_that_learned_of_another_file_stays_while_one_is_erased(department: Any, fake: Any) -> None:
+    job, other = department.submit_queued(), department.submit_queued()
+    erasure = agreed(department, department.job(other).training_file_id, RunningJobs.FINISH)
+    assert department.worker(fake()).run_next()
+    assert not is_done(department, erasure)
+    assert [version.state for version in department.versions(job)] == [VersionState.CANDIDATE]
 
 
 @pytest.mark.parametrize("refused", [1, 2, None], ids=["once", "twice", "always"])
