@@ -7,11 +7,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from domain.adapters import VersionState
+from domain.approvals import ApprovalState
 from domain.continuing import ParentFacts
 from domain.digests import Manifest
 from domain.refusals import ParentUnusable, UnknownBaseModel
 from domain.runs import LoraInit, LoraMethod, RunSpec
 from models_db.adapters import Adapter, AdapterVersion
+from models_db.approvals import ApprovalRequest
 from models_db.jobs import Job
 
 MODEL_PREFIX = "ft:"
@@ -37,8 +39,8 @@ def get_usable(session: Session, model: str) -> Parent:
     version = session.scalars(named.with_for_update(read=True)).one_or_none()
     if version is None:
         raise UnknownBaseModel("No base model and no version of that name is registered here.", param="model")
-    if not is_usable(version):
-        raise ParentUnusable(f"This version is {version.state}.", param="model")
+    if objection := _objection(session, version):
+        raise ParentUnusable(objection, param="model")
     method = _method_of(session, version)
     if method.init is LoraInit.PISSA:
         # Its files are a plain adapter of other ranks, layer by layer, which only they know.
@@ -54,9 +56,17 @@ def _method_of(session: Session, version: AdapterVersion) -> LoraMethod:
     return RunSpec.model_validate(session.get_one(Job, version.job_id).spec, strict=False).lora
 
 
-def is_usable(version: AdapterVersion) -> bool:
-    """Whether a job may go on from it."""
-    return version.state not in _WITHDRAWN
+def _objection(session: Session, version: AdapterVersion) -> str | None:
+    """Why no job may go on from it."""
+    if version.state in _WITHDRAWN:
+        return f"This version is {version.state}."
+    if version.deleted_at is not None:
+        return "This version was deleted."
+    # Retired since, which is no better.
+    rejected = ApprovalRequest.version_id == version.id, ApprovalRequest.state == ApprovalState.REJECTED
+    if session.scalars(select(ApprovalRequest.id).where(*rejected).limit(1)).first() is not None:
+        return "This version was rejected."
+    return None
 
 
 @dataclass(frozen=True)
@@ -70,4 +80,5 @@ class ParentFiles:
 def files_of(session: Session, version: UUID) -> ParentFiles:
     """The parent's files."""
     found = session.get_one(AdapterVersion, version)
-    return ParentFiles(Manifest.model_validate(found.manifest, strict=False), is_usable(found))
+    manifest = Manifest.model_validate(found.manifest, strict=False)
+    return ParentFiles(manifest, is_usable=_objection(session, found) is None)

@@ -11,10 +11,13 @@ from domain.adapters import LATEST, NEXT, STANDING, VersionState, check_transiti
 from domain.approvals import ApprovalState
 from domain.audit import AuditEvent, Outcome
 from domain.digests import Digest, Manifest
+from domain.ids import IdKind, public_id
+from domain.jobs import TERMINAL
 from domain.outgoing import OutgoingKind
 from domain.refusals import ArtifactMissing, Denied, NotFound, VersionInUse, VersionWithdrawn
 from models_db.adapters import Adapter, AdapterVersion, Alias
 from models_db.approvals import ApprovalRequest
+from models_db.jobs import Job
 from services import adapters, aliases, attestations, audit, downloads, outbox
 
 _DELETED = "It was deleted."
@@ -133,13 +136,14 @@ def delete(session: Session, principal: Principal, version: AdapterVersion) -> l
     They are to be erased once this is committed.
 
     A trainer deletes candidates of their own, an admin any version. Its number is not given away again. Raises
-    VersionInUse while an alias stands for it.
+    VersionInUse while an alias stands for it, or a job that is not finished goes on from it.
     """
     require(principal, Permission.ADAPTER_DELETE)
     found = lock(session, version)
     if not _is_own(principal, found) or found.state != VersionState.CANDIDATE:
         require_all(principal, Permission.ADAPTER_DELETE)
     _check_unused(session, found)
+    _check_no_parent(session, found)
     before, withdrawn = VersionState(found.state), aliases.withdraw_from(session, principal, found)
     close_requests(session, found)
     if VersionState.RETIRED in NEXT[before]:
@@ -176,6 +180,12 @@ def _check_unused(session: Session, version: AdapterVersion) -> None:
     used = select(Alias.name).where(Alias.version_id == version.id, Alias.name != LATEST)
     if names := sorted(session.scalars(used)):
         raise VersionInUse(f"An alias stands for this version: {', '.join(names)}.")
+
+
+def _check_no_parent(session: Session, version: AdapterVersion) -> None:
+    needed = select(Job.id).where(Job.parent_version_id == version.id, Job.state.not_in(TERMINAL))
+    if job := session.scalars(needed.limit(1)).first():
+        raise VersionInUse(f"A job that is not finished goes on from this version: {public_id(IdKind.JOB, job)}.")
 
 
 # --- its files --------------------------------------------------------------------------------------------------------

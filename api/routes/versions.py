@@ -75,7 +75,8 @@ def retire(
 def delete(caller: Authenticated, name: Name, reference: Reference) -> Deleted:
     """Delete a version's files, and keep its row: its number is not given away again, and its lineage stays.
 
-    A trainer deletes candidates of their own, an admin any version. Refused while an alias stands for it.
+    A trainer deletes candidates of their own, an admin any version. Refused while an alias stands for it,
+    or a job that is not finished goes on from it.
     """
     with caller.in_department() as session:
         version = adapters.get_version(session, caller.principal, name, reference)

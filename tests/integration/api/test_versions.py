@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from domain.audit import AuditEvent
@@ -10,7 +11,7 @@ from domain.digests import digest_of
 from services.code_version import code_version
 from tests.integration.api.conftest import ADAPTER_FILES
 from tests.integration.api.governed import Governed, code_of, sent
-from tests.integration.conftest import http
+from tests.integration.conftest import http, rows
 
 
 def events_of(governed: Governed, version: dict[str, Any], action: AuditEvent) -> list[dict[str, Any]]:
@@ -207,3 +208,35 @@ def test_a_version_in_use_or_of_others_is_not_deleted(governed: Governed) -> Non
     for name in ("viewer", "approver", "inference", "data_steward"):
         governed.train("kept")
         assert code_of(governed(name).delete("/adapters/kept/versions/latest")) == (403, "permission_denied")
+
+
+def go_on_from(governed: Governed, version: dict[str, Any]) -> httpx.Response:
+    file = governed.department.upload(rows(8, salt=next(governed.salts)))
+    return governed("trainer").post("/fine_tuning/jobs", json={"model": version["model"], "training_file": file})
+
+
+def test_a_version_that_a_job_goes_on_from_is_not_deleted_before_the_job_has_ended(governed: Governed) -> None:
+    version = governed.train("parent")
+    path = f"/adapters/parent/versions/{version['number']}"
+    job = sent(go_on_from(governed, version))["id"]
+    refused = governed("trainer").delete(path)
+    assert (code_of(refused), job in refused.text) == ((409, "in_use"), True)
+    sent(governed("trainer").post(f"/fine_tuning/jobs/{job}/cancel"))
+    sent(governed("trainer").delete(path))
+
+
+def test_nobody_goes_on_from_a_version_that_was_deleted(governed: Governed) -> None:
+    version = governed.train("parent")
+    sent(governed("trainer").delete(f"/adapters/parent/versions/{version['number']}"))
+    assert code_of(go_on_from(governed, version)) == (409, "parent_unusable")
+
+
+def test_a_rejected_version_that_is_retired_is_gone_on_from_no_more_than_before(governed: Governed) -> None:
+    rejected, retired = governed.train("parent"), governed.train("parent")
+    sent(governed.decide(governed.request(rejected), "reject", comment="No."))
+    assert code_of(go_on_from(governed, rejected)) == (409, "parent_unusable")
+    for version in (rejected, retired):
+        sent(governed.end(version, "retire", by="admin"))
+    assert code_of(go_on_from(governed, rejected)) == (409, "parent_unusable")
+    # The control: to be retired in good order does not make a version unusable.
+    sent(go_on_from(governed, retired))
