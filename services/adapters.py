@@ -221,10 +221,14 @@ def list_versions(
     return found[:limit], len(found) > limit
 
 
-def get_version(session: Session, principal: Principal, name: str, reference: str) -> AdapterVersion:
-    """One version by number or alias. Raises NotFound."""
+def get_version(
+    session: Session, principal: Principal, name: str, reference: str, *, deleted: bool = False
+) -> AdapterVersion:
+    """One version by number or alias; with `deleted` also one of which only its row is left. Raises NotFound."""
     adapter = get(session, principal, name)
-    statement = select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id, _THERE)
+    statement = select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id)
+    if not deleted:
+        statement = statement.where(_THERE)
     if reference.isascii() and reference.isdigit() and len(reference) < 10:  # noqa: PLR2004 - fits a 4-byte integer
         statement = statement.where(AdapterVersion.number == int(reference))
     else:

@@ -40,7 +40,8 @@ def report(
 ) -> Reported:
     """A server says that it has a version loaded, or no more. What it said before is replaced. Raises NotFound."""
     require(principal, Permission.DEPLOYMENT_REPORT)
-    version = adapters.get_version(session, principal, adapter, reference)
+    # One that was deleted since is to be let go of all the same.
+    version = adapters.get_version(session, principal, adapter, reference, deleted=True)
     said = insert(Deployment).values(
         department_id=version.department_id,
         version_id=version.id,

@@ -310,6 +310,21 @@ def test_a_server_says_what_it_has_and_only_a_change_is_an_event(family: Family)
     assert len(versions) >= 2
 
 
+def test_a_server_that_has_a_deleted_version_is_told_to_let_go_of_it(
+    family: Family, finish: Callable[[Department, str], None]
+) -> None:
+    finish(family.department, job_of(family.department, BASE, family.other_file, suffix="gone"))
+    report = {"adapter": "gone", "version": 1, "server": "gpu-3", "state": "loaded"}
+    with family.department.http(family.server) as server, family.department.http() as trainer:
+        assert not server.post("/deployments", json=report).raise_for_status().json()["must_unload"]
+        trainer.delete("/adapters/gone/versions/1").raise_for_status()
+        assert server.post("/deployments", json=report).raise_for_status().json()["must_unload"]
+        said = server.post("/deployments", json=report | {"state": "unloaded"}).raise_for_status().json()
+        assert (said["state"], said["must_unload"]) == ("unloaded", False)
+        # For everything else it is gone.
+        assert trainer.get("/adapters/gone/versions/1").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("change", "status", "code"),
     [
