@@ -30,7 +30,7 @@ def import_folder(
     check_folder(folder, config, facts)
     manifest = manifest_of_tree(folder)
     with runtime.department(department) as session:
-        imports.check_room(session, principal, manifest)
+        imports.check_files(session, principal, manifest)
         stored_since = blobs.clock(session)
     spec = ImportSpec(
         base_model=base_model.name,

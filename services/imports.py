@@ -9,10 +9,11 @@ from sqlalchemy.orm import Session
 from domain.access import Permission, Principal, require
 from domain.adapters import VersionState, check_name, model_name
 from domain.audit import AuditEvent, Outcome
+from domain.data_classes import DataClass, strictest
 from domain.digests import Manifest
 from domain.outgoing import OutgoingKind
-from domain.peft_folders import ImportedConfig
-from domain.refusals import BaseModelMismatch, Refusal
+from domain.peft_folders import WEIGHTS, ImportedConfig
+from domain.refusals import BaseModelMismatch, Refusal, VersionWithdrawn
 from domain.runs import LoraMethod
 from models_db.adapters import AdapterVersion, LineageEdge
 from models_db.base_models import BaseModel
@@ -39,10 +40,21 @@ def base_model_of(session: Session, principal: Principal, config: ImportedConfig
     return found
 
 
-def check_room(session: Session, principal: Principal, manifest: Manifest) -> None:
-    """Raise QuotaSpent where `register` would: before the bytes are stored, and not after."""
+def check_files(session: Session, principal: Principal, manifest: Manifest) -> None:
+    """Raise QuotaSpent and VersionWithdrawn where `register` would: before the bytes are stored, and not after."""
     require(principal, Permission.ADAPTER_IMPORT)
     limits.check_room(session, manifest.total_bytes, param="files")
+    _known(session, manifest)
+
+
+def _known(session: Session, manifest: Manifest) -> AdapterVersion | None:
+    """The department's first version of these weights, byte by byte. Raises VersionWithdrawn where one was stopped."""
+    (weights,) = (file.digest for file in manifest.files if file.path == WEIGHTS)
+    same = select(AdapterVersion).where(AdapterVersion.manifest.contains({"files": [{"digest": weights}]}))
+    found = session.scalars(same.order_by(AdapterVersion.id)).all()
+    if stopped := [each for each in found if each.state in {VersionState.REJECTED, VersionState.REVOKED}]:
+        raise VersionWithdrawn(f"These are the weights of a version that was {stopped[0].state}.", param="files")
+    return found[0] if found else None
 
 
 def register(
@@ -59,27 +71,34 @@ def register(
 ) -> AdapterVersion:
     """Enter an adapter whose files were found in order, as a candidate. They are in storage already.
 
-    stored_since is the time before they were put. Raises QuotaSpent, and BytesErased: they have to be put again.
+    stored_since is the time before they were put. Raises QuotaSpent, VersionWithdrawn, and BytesErased: they have to be
+    put again.
     """
     require(principal, Permission.ADAPTER_IMPORT)
     limits.check_room(session, manifest.total_bytes, param="files")
+    known = _known(session, manifest)
     digests = attested.digests | {file.digest for file in manifest.files}
     blobs.confirm(session, principal.department, digests, stored_since=stored_since)
     version = _next_version(session, principal, name, session.get_one(BaseModel, base_model),
-                            method=method, organisation=organisation, manifest=manifest)  # fmt: skip
+                            method=method, organisation=organisation, manifest=manifest, known=known)  # fmt: skip
     attestations.enter(session, version, attested)
-    session.add(
-        LineageEdge(
-            department_id=version.department_id,
-            subject_type="adapter_version",
-            subject_id=version.id,
-            relation="grafted_on",
-            object_type="base_model",
-            object_id=base_model,
-        )
-    )
+    session.add(_edge(version, "grafted_on", "base_model", base_model))
+    if known is not None:
+        # It goes when what it learned from is erased.
+        session.add(_edge(version, "continued_from", "adapter_version", known.id))
     _record(session, principal, version, attested)
     return version
+
+
+def _edge(version: AdapterVersion, relation: str, object_type: str, object_id: UUID) -> LineageEdge:
+    return LineageEdge(
+        department_id=version.department_id,
+        subject_type="adapter_version",
+        subject_id=version.id,
+        relation=relation,
+        object_type=object_type,
+        object_id=object_id,
+    )
 
 
 def _next_version(
@@ -91,6 +110,7 @@ def _next_version(
     method: LoraMethod,
     organisation: str,
     manifest: Manifest,
+    known: AdapterVersion | None,
 ) -> AdapterVersion:
     assert principal.department is not None  # noqa: S101 - a department's session is open
     adapter, number = adapters.take_number(session, principal.department, name)
@@ -112,12 +132,17 @@ def _next_version(
         created_by=principal.id,
         created_by_type=principal.type,
         submitter_id=principal.human,
-        # Nobody here knows the rows that it learned from.
-        data_class=session.get_one(Department, principal.department).default_data_class,
+        data_class=_data_class(session.get_one(Department, principal.department), known),
     )
     session.add(version)
     session.flush()
     return version
+
+
+def _data_class(department: Department, known: AdapterVersion | None) -> DataClass:
+    """Nobody here knows the rows that it learned from; what was here before is no less secret now."""
+    classes = [department.default_data_class, *([known.data_class] if known else [])]
+    return strictest(map(DataClass, classes))
 
 
 def _record(session: Session, principal: Principal, version: AdapterVersion, attested: Attested) -> None:

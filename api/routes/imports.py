@@ -16,7 +16,7 @@ from api.routes.adapters import version_object
 from api.uploads import receive_files
 from domain.access import Permission
 from domain.peft_folders import check_file_name, max_bytes_of
-from domain.refusals import Invalid
+from domain.refusals import Invalid, Refusal, VersionWithdrawn
 from runtime.importing import import_folder
 from runtime.scratch import scratch_folder
 from services import imports
@@ -62,7 +62,7 @@ async def _received(request: Request, caller: Authenticated, name: Name) -> Asyn
         try:
             await receive_files(request, folder, partial(_max_bytes, settings.max_file_bytes))
             yield folder
-        except Invalid as refusal:
+        except (Invalid, VersionWithdrawn) as refusal:
             await run_in_threadpool(_note, caller, refusal)
             raise
 
@@ -72,7 +72,7 @@ def _max_bytes(max_weights_bytes: int, name: str) -> int:
     return max_bytes_of(name, max_weights_bytes)
 
 
-def _note(caller: Caller, refusal: Invalid) -> None:
+def _note(caller: Caller, refusal: Refusal) -> None:
     with caller.in_department() as session:
         imports.refuse(session, caller.principal, refusal)
 

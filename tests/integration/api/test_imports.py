@@ -259,6 +259,33 @@ def test_a_job_can_go_on_from_an_imported_version(department: Department, traine
     assert (job["lora"]["rank"], job["lora"]["target_modules"]) == (2, ["q_proj", "down_proj"])
 
 
+def test_weights_that_were_here_before_are_known_again(
+    department: Department, trainer: httpx.Client, contents: Callable[[], Contents]
+) -> None:
+    files = bundle() | {"adapter_model.safetensors": weights(value=0.25)}
+    project = f"/organization/projects/{department.id}"
+    with department.http(department.admin) as admin:
+        admin.post(project, json={"default_data_class": "restricted"}).raise_for_status()
+        first = send(trainer, "secret", files).raise_for_status().json()
+        admin.post(project, json={"default_data_class": "internal"}).raise_for_status()
+    again = send(trainer, "brought-back", files | {"tokenizer.json": b"{}"}).raise_for_status().json()
+    assert (first["data_class"], again["data_class"]) == ("restricted", "restricted")
+    edges = trainer.get(f"/lineage/{again['id']}", params={"direction": "up"}).json()["edges"]
+    assert {(edge["relation"], edge["object"]) for edge in edges if edge["subject"] == again["id"]} >= {
+        ("continued_from", first["id"])
+    }
+    other = bundle() | {"adapter_model.safetensors": weights(value=0.125)}
+    assert send(trainer, "brought-back", other).raise_for_status().json()["data_class"] == "internal"
+
+    with department.http(department.member("approver")) as approver:
+        path = "/adapters/secret/versions/1/revoke"
+        approver.post(path, json={"reason": "It says too much."}).raise_for_status()
+    before = contents()
+    refused = send(trainer, "brought-back", files)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "version_withdrawn")
+    assert dict(contents().events - before.events) == {"adapter.version.import_refused": 1}
+
+
 def test_its_card_says_what_is_known_and_the_rest_is_not_invented(trainer: httpx.Client) -> None:
     send(trainer, "carded", bundle()).raise_for_status()
     card = trainer.get("/adapters/carded/versions/1/card").raise_for_status().json()
