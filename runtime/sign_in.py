@@ -52,7 +52,7 @@ def _known(runtime: Runtime, identity: Identity) -> tuple[UUID, dict[UUID, froze
         wanted = identities.wanted_roles(session, by_name)
         person = identities.person_of(session, identity, trusts_email=settings.oidc_trust_email)
         if person is None and any(wanted.values()):
-            person = identities.enter(session, identity)
+            person = identities.enter(session, identity, trusts_email=settings.oidc_trust_email)
         if person is None:
             raise Unauthenticated(INVALID_KEY_MESSAGE)
         held = identities.memberships(session, person)

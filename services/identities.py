@@ -14,7 +14,7 @@ from domain.identities import Identity
 from models_db.departments import Membership, User
 from models_db.identities import LinkedIdentity
 from services import audit
-from services.members import roles_kept_apart
+from services.members import one_at_a_time, roles_kept_apart
 
 
 def person_of(session: Session, identity: Identity, *, trusts_email: bool) -> UUID | None:
@@ -26,15 +26,18 @@ def person_of(session: Session, identity: Identity, *, trusts_email: bool) -> UU
     known = session.get(LinkedIdentity, (identity.issuer, identity.subject))
     if known is not None:
         return known.user_id
-    if identity.email is None or not (identity.is_email_verified or trusts_email):
+    if identity.email is None or not _is_theirs(identity, trusts_email=trusts_email):
         return None
     person = session.scalars(select(User).where(User.email == identity.email.lower())).one_or_none()
     return None if person is None else link(session, identity, person.id)
 
 
-def enter(session: Session, identity: Identity) -> UUID | None:
-    """Enter somebody whose groups give them a role; None without an e-mail address, or where somebody has it."""
-    if identity.email is None:
+def enter(session: Session, identity: Identity, *, trusts_email: bool) -> UUID | None:
+    """Enter somebody whose groups give them a role; None where somebody has their address, or it proves nothing.
+
+    Whoever is known by an address may be given roles by it.
+    """
+    if identity.email is None or not _is_theirs(identity, trusts_email=trusts_email):
         return None
     values = {"email": identity.email.lower(), "name": identity.name}
     entered = session.scalars(insert(User).values(values).on_conflict_do_nothing().returning(User.id)).one_or_none()
@@ -42,6 +45,10 @@ def enter(session: Session, identity: Identity) -> UUID | None:
         return None
     audit.record(session, access.system(None), AuditEvent.USER_CREATED, resource=("user", entered))
     return link(session, identity, entered)
+
+
+def _is_theirs(identity: Identity, *, trusts_email: bool) -> bool:
+    return identity.is_email_verified or trusts_email
 
 
 def link(session: Session, identity: Identity, person: UUID) -> UUID:
@@ -72,6 +79,7 @@ def follow_groups(session: Session, department: UUID, person: UUID, roles: froze
 
     An approver stays one: that role comes from operators. So does the last admin. Raises SeparationOfDuties.
     """
+    one_at_a_time(session, department)
     membership = session.get(Membership, (department, person), with_for_update=True)
     before = frozenset(membership.roles) if membership else frozenset()
     after = sorted({role.value for role in roles} | (before & {Role.APPROVER.value}))

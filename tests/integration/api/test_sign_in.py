@@ -10,6 +10,7 @@ import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,12 +115,12 @@ def hr(make_department: Callable[[], Department]) -> Department:
     return make_department()
 
 
-@pytest.fixture(scope="module")
-def url(settings: Settings, issuer: str, hr: Department) -> Iterator[str]:
-    """The same installation, with the provider."""
+@contextmanager
+def signing_in(settings: Settings, issuer: str, hr: Department, *, trusts_email: bool) -> Iterator[str]:
+    """The same installation, with the provider, which says of no address that it has verified it."""
     groups = f"hr-trainers={hr.name}:trainer, hr-stewards={hr.name}:data_steward,hr-admins={hr.name}:department_admin"
     values = {name: getattr(settings, name) for name in Settings.model_fields} | {
-        "oidc_issuer": issuer, "oidc_client_id": CLIENT, "oidc_groups": groups,
+        "oidc_issuer": issuer, "oidc_client_id": CLIENT, "oidc_groups": groups, "oidc_trust_email": trusts_email,
     }  # fmt: skip
     runtime = wiring.build(Settings.model_validate(values))
     with serving(runtime) as address:
@@ -127,7 +128,29 @@ def url(settings: Settings, issuer: str, hr: Department) -> Iterator[str]:
     runtime.close()
 
 
+@pytest.fixture(scope="module")
+def url(settings: Settings, issuer: str, hr: Department) -> Iterator[str]:
+    with signing_in(settings, issuer, hr, trusts_email=True) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def doubting(settings: Settings, issuer: str, hr: Department) -> Iterator[str]:
+    with signing_in(settings, issuer, hr, trusts_email=False) as address:
+        yield address
+
+
 # --- who signs in -----------------------------------------------------------------------------------------------------
+
+
+def test_an_address_that_proves_nothing_is_nobodys_also_in_a_group(
+    *, url: str, doubting: str, token_of: Callable[..., str], operator_key: str
+) -> None:
+    # Whoever enters somebody of that address later means its owner, and not who said it was theirs.
+    with http(doubting, token_of("ada")) as ada, http(url, operator_key) as operator:
+        assert ada.get("/me").status_code == 401
+        people = operator.get("/organization/users", params={"limit": 100}).raise_for_status().json()["data"]
+        assert "ada@hr.example" not in {person["email"] for person in people}
 
 
 def test_a_groups_member_signs_in_and_is_what_the_group_is_here(
@@ -167,13 +190,13 @@ def test_who_is_in_no_group_and_in_no_department_is_nobody(url: str, token_of: C
 
 
 def test_a_person_is_found_by_an_address_only_where_the_provider_is_trusted_with_it(
-    *, url: str, hr: Department, token_of: Callable[..., str], settings: Settings, issuer: str
+    *, doubting: str, hr: Department, token_of: Callable[..., str], settings: Settings, issuer: str
 ) -> None:
     with hr.http(hr.admin) as admin:
         eve = admin.post("/organization/users", json={"email": "eve@hr.example", "name": "Eve"}).json()["id"]
         admin.post(f"/organization/projects/{hr.id}/users", json={"user_id": eve, "roles": ["viewer"]})
     token = token_of("eve")
-    with http(url, token) as unknown:
+    with http(doubting, token) as unknown:
         assert unknown.get("/me").status_code == 401
     values = {name: getattr(settings, name) for name in Settings.model_fields} | {
         "oidc_issuer": issuer, "oidc_client_id": CLIENT, "oidc_trust_email": True,
