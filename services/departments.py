@@ -76,7 +76,12 @@ def set_default_data_class(session: Session, principal: Principal, data_class: D
 
 
 def require_open(session: Session, department: UUID | None) -> None:
-    """Raise DepartmentClosed where nobody acts any more; the platform is always open."""
-    found = session.get(Department, department) if department else None
-    if found is not None and found.closed_at is not None:
+    """Raise DepartmentClosed where nobody acts any more; the platform is always open.
+
+    Whoever closes it at this moment is waited for, and waits for the caller's transaction.
+    """
+    if department is None:
+        return
+    open_one = select(Department.id).where(Department.id == department, Department.closed_at.is_(None))
+    if session.scalars(open_one.with_for_update(read=True, key_share=True)).one_or_none() is None:
         raise DepartmentClosed("The department is closed.")

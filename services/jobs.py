@@ -15,7 +15,7 @@ from domain.outgoing import OutgoingKind
 from domain.refusals import Conflict, Denied, IdempotencyKeyReused, NotFound
 from models_db.jobs import Job, JobCheckpoint, JobEvent
 from models_db.sessions import take_lock
-from services import admissions, audit, outbox
+from services import admissions, audit, departments, outbox
 from services.admissions import JobLimits
 from services.cursors import known_cursor
 from services.doorbell import nudge
@@ -55,6 +55,7 @@ def submit(
         earlier = _just_made(session, principal, admissions.sha256_of(request)) if is_retry else None
     if earlier is not None:
         return earlier
+    departments.require_open(session, principal.department)
     admission = admissions.admit(session, principal, request, limits=limits, seed=seed)
     job = admission.accepted
     job.idempotency_key = idempotency_key

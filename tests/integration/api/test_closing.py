@@ -1,6 +1,7 @@
 """A department that is closed: nobody acts in it, and later nothing of it is left but its trail."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,12 @@ import httpx
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
+from domain.access import Principal, PrincipalType, Role
 from domain.ids import IdKind, parse_id
 from models_db.tables import DEPARTMENT_TABLES
 from runtime.settings import Settings
 from runtime.wiring import Runtime
+from services import closing
 from tests.integration.api.conftest import Finished
 from tests.integration.conftest import Database, Department, http, rows
 from workers.closing import erase_closed
@@ -96,6 +99,29 @@ def test_closing_ends_keys_jobs_and_shares_at_once(
                  "SELECT department_id, user_id, 'x', 'x', 'x' FROM memberships WHERE department_id = :department"),
             {"department": parse_id(IdKind.DEPARTMENT, department.id)},
         )  # fmt: skip
+
+
+def test_what_comes_in_while_a_department_closes_is_refused(
+    make_department: Callable[[], Department], base_model: str, runtime: Runtime, administrator: Engine
+) -> None:
+    department = make_department()
+    file, key = department.upload(rows(4)), parse_id(IdKind.DEPARTMENT, department.id)
+    operator = Principal(PrincipalType.SERVICE_ACCOUNT, None, None, key, frozenset({Role.OPERATOR}))
+    keys = f"/organization/projects/{department.id}/api_keys"
+    with department.http() as trainer, ThreadPoolExecutor(2) as beside:
+        with runtime.department(key) as session:
+            closing.close(session, operator, key)
+            asked = [
+                beside.submit(trainer.post, "/fine_tuning/jobs", json={"model": base_model, "training_file": file}),
+                beside.submit(trainer.post, keys, json={"user_id": department.trainer.id, "name": "late"}),
+            ]
+            # Their keys are alive as yet, and what they ask for waits.
+            assert wait(asked, timeout=0.5).not_done == set(asked)
+        answers = [each.result() for each in asked]
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in answers] == [
+        (409, "department_closed"), (409, "department_closed")
+    ]  # fmt: skip
+    assert counts(administrator, department)["jobs"] == 0
 
 
 def test_rows_and_objects_go_when_their_time_is_over_and_the_trail_stays(
