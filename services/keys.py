@@ -57,6 +57,8 @@ def issue_to_user(session: Session, principal: Principal, user: UUID, wish: KeyW
     if _is_own(principal, user):
         require(principal, Permission.KEY_MANAGE)
     else:
+        # Whether they are an approver is not to change meanwhile.
+        members.one_at_a_time(session, principal.department)
         _require_may_issue(session, principal, user)
     roles = session.get_one(Membership, (principal.department, user)).roles
     return issue(session, principal, wish, Owner(user=user, roles=roles))
@@ -256,14 +258,17 @@ def delete_service_account(session: Session, principal: Principal, account: UUID
     require(principal, Permission.SERVICE_ACCOUNT_MANAGE)
     found = get_service_account(session, principal, account)
     found.deleted_at = session.scalar(select(func.now()))
-    revoke_all(session, principal, account)
+    revoke_all(session, principal, account=account)
     audit.record(session, principal, AuditEvent.SERVICE_ACCOUNT_DELETED, resource=("service_account", account))
 
 
-def revoke_all(session: Session, principal: Principal, account: UUID) -> None:
-    """End every key of a service account."""
+def revoke_all(
+    session: Session, principal: Principal, *, account: UUID | None = None, user: UUID | None = None
+) -> None:
+    """End every key of a service account, or of a person in the session's department."""
     now = session.scalar(select(func.now()))
-    for key in session.scalars(select(ApiKey).where(ApiKey.service_account_id == account, ApiKey.revoked_at.is_(None))):
+    held = (ApiKey.user_id == user) if account is None else (ApiKey.service_account_id == account)
+    for key in session.scalars(select(ApiKey).where(held, ApiKey.revoked_at.is_(None))):
         key.revoked_at = now
         audit.record(session, principal, AuditEvent.KEY_REVOKED, resource=("api_key", key.id))
 

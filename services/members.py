@@ -99,7 +99,7 @@ def set_roles(session: Session, principal: Principal, user: UUID, roles: list[st
     Nobody changes their own. The operator may name a department's first admin, and no more than that.
     """
     wanted = parse_roles(roles)
-    _one_at_a_time(session, principal)
+    one_at_a_time(session, principal.department)
     _require_may_set(session, principal, user, wanted)
     departments.require_open(session, principal.department)
     person = session.get(User, user)
@@ -138,7 +138,7 @@ def roles_kept_apart() -> Iterator[None]:
 
 
 def _require_may_set(session: Session, principal: Principal, user: UUID, wanted: frozenset[Role]) -> None:
-    if principal.id == user:
+    if user in {principal.id, principal.human}:
         raise SeparationOfDuties("Nobody changes their own roles.")
     held = session.get(Membership, (principal.department, user))
     if Role.APPROVER in wanted and (held is None or Role.APPROVER not in held.roles):
@@ -153,7 +153,7 @@ def _require_may_set(session: Session, principal: Principal, user: UUID, wanted:
 def remove(session: Session, principal: Principal, user: UUID) -> None:
     """Take someone out of the department and revoke their keys in it. The last admin stays."""
     require(principal, Permission.MEMBER_MANAGE)
-    _one_at_a_time(session, principal)
+    one_at_a_time(session, principal.department)
     membership, _person = get_member(session, principal, user)
     if principal.id == user or _last_admin(session, user):
         raise Denied("The department's last admin, and oneself, cannot be removed.")
@@ -168,9 +168,9 @@ def remove(session: Session, principal: Principal, user: UUID) -> None:
     audit.record(session, principal, AuditEvent.MEMBER_REMOVED, resource=("user", user), details={"before": before})
 
 
-def _one_at_a_time(session: Session, principal: Principal) -> None:
-    # Who is the last admin is decided on what is there: two who remove each other must not decide at once.
-    take_lock(session, f"members of {principal.department}")
+def one_at_a_time(session: Session, department: UUID | None) -> None:
+    """Wait for whoever else changes who is what in a department: that is decided on what is there."""
+    take_lock(session, f"members of {department}")
 
 
 def _admins(session: Session) -> set[UUID]:

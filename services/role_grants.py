@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from domain.access import PLATFORM_ROLES, Permission, Principal, Role, require
+from domain.access import PLATFORM_ROLES, Permission, Principal, PrincipalType, Role, require
 from domain.audit import AuditEvent
 from domain.refusals import (
     AlreadyDecided,
@@ -24,7 +24,7 @@ from domain.refusals import (
 )
 from models_db.departments import Membership, ServiceAccount, User
 from models_db.role_grants import RoleGrant
-from services import audit, departments, keys
+from services import audit, departments, keys, members
 from services.keys import IssuedKey, KeyWish, Owner
 from services.members import roles_kept_apart
 
@@ -87,7 +87,7 @@ def _decide(session: Session, principal: Principal, grant: RoleGrant) -> None:
     grant.decided_by, grant.decided_at = _decider(principal), session.execute(select(func.now())).scalar_one()
     with roles_kept_apart():
         if grant.role == Role.APPROVER:
-            _add_approver(session, grant)
+            _add_approver(session, principal, grant)
         else:
             session.add(
                 ServiceAccount(department_id=None, name=grant.role, roles=[grant.role], answered_for_by=grant.user_id)
@@ -96,7 +96,10 @@ def _decide(session: Session, principal: Principal, grant: RoleGrant) -> None:
     _record(session, principal, AuditEvent.ROLE_GRANTED, grant)
 
 
-def _add_approver(session: Session, grant: RoleGrant) -> None:
+def _add_approver(session: Session, principal: Principal, grant: RoleGrant) -> None:
+    members.one_at_a_time(session, grant.department_id)
+    # A key that the person had may be one that an admin made, and would decide for that admin from now on.
+    keys.revoke_all(session, principal, user=grant.user_id)
     membership = session.get(Membership, (grant.department_id, grant.user_id))
     if membership is None:
         session.add(Membership(department_id=grant.department_id, user_id=grant.user_id, roles=[Role.APPROVER.value]))
@@ -118,6 +121,7 @@ def withdraw(session: Session, principal: Principal, grant: UUID) -> RoleGrant:
 
 def _take_back(session: Session, principal: Principal, grant: RoleGrant) -> None:
     if grant.role == Role.APPROVER:
+        members.one_at_a_time(session, grant.department_id)
         membership = session.get(Membership, (grant.department_id, grant.user_id))
         if membership is not None:
             membership.roles = sorted({*membership.roles} - {Role.APPROVER.value})
@@ -125,7 +129,7 @@ def _take_back(session: Session, principal: Principal, grant: RoleGrant) -> None
     account = _account(session, grant)
     if account is not None:
         account.deleted_at = grant.withdrawn_at
-        keys.revoke_all(session, principal, account.id)
+        keys.revoke_all(session, principal, account=account.id)
 
 
 def claim_key(session: Session, principal: Principal, grant: UUID, wish: KeyWish) -> IssuedKey:
@@ -136,9 +140,11 @@ def claim_key(session: Session, principal: Principal, grant: UUID, wish: KeyWish
     require(principal, Permission.ROLE_CLAIM)
     found = _grant(session, grant)
     account = _account(session, found)
-    if found.user_id != principal.human or found.decided_at is None or account is None:
+    # A robot's key is whoever's holds it, and no person's for whom somebody answers.
+    is_theirs = principal.type is PrincipalType.USER and principal.id == found.user_id
+    if not is_theirs or found.decided_at is None or account is None:
         raise NotFound("No such role grant.")
-    keys.revoke_all(session, principal, account.id)
+    keys.revoke_all(session, principal, account=account.id)
     # The key is the platform's, whatever department the one belongs to that asks for it.
     outside = replace(principal, department=None)
     return keys.issue(session, outside, wish, Owner(service_account=account.id, roles=account.roles))

@@ -44,6 +44,12 @@ class Governed:
         sent(self("admin").post(f"/organization/projects/{department.id}/users/{user}", json={"roles": ["viewer"]}))
         with http(department.api_url, department.operator_key, openai_project=department.id) as operator:
             sent(operator.post("/organization/role_grants", json={"user_id": user, "role": "approver"}))
+            # The keys that they had have ended.
+            made = operator.post(
+                f"/organization/projects/{department.id}/api_keys", json={"user_id": user, "name": "n"}
+            )
+        self.clients.pop(name).close()
+        self.people[name] = Person(user, sent(made)["value"])
 
     def close(self) -> None:
         for client in self.clients.values():

@@ -1,6 +1,7 @@
 """Roles that operators give, and what may not meet in one person, asked of the API and of the database itself."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import count
 from uuid import UUID, uuid4
 
@@ -10,7 +11,10 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
+from domain.access import Principal, PrincipalType, Role
 from domain.ids import IdKind, parse_id
+from runtime.wiring import Runtime
+from services import members
 from tests.integration.conftest import Database, Department, http
 
 GRANTS = "/organization/role_grants"
@@ -121,6 +125,66 @@ def test_a_platforms_key_is_made_by_whom_the_role_is_for_and_one_at_a_time(
     another = key_of(grant, holder.key, api_url)
     with http(api_url, one) as ended, http(api_url, another) as alive:
         assert (ended.get("/me").status_code, alive.get("/me").status_code) == (401, 200)
+
+
+def test_a_key_from_before_decides_for_nobody(department: Department, auditor_key: str) -> None:
+    person = department.member("viewer")
+    with http(department.api_url, department.operator_key, openai_project=department.id) as operator:
+        operator.post(GRANTS, json={"user_id": person.id, "role": "approver"}).raise_for_status()
+        # Whoever made that key may have kept it.
+        with department.http(person) as former:
+            assert former.get("/me").status_code == 401
+        keys = f"/organization/projects/{department.id}/api_keys"
+        made = operator.post(keys, json={"user_id": person.id, "name": "first"}).raise_for_status().json()["value"]
+    with http(department.api_url, made) as approver:
+        assert approver.get("/me").json()["roles"] == ["approver", "viewer"]
+    with http(department.api_url, auditor_key) as auditor:
+        events = auditor.get("/organization/audit_logs", params={"limit": 10}).json()["data"]
+    assert [event["type"] for event in events if event["type"].startswith(("key", "role"))][:4] == [
+        "key.created", "role_grant.granted", "key.revoked", "role_grant.requested",
+    ]  # fmt: skip
+
+
+def test_a_robot_does_not_claim_its_makers_role(department: Department, operator_key: str) -> None:
+    maker = department.member("department_admin")
+    with department.http(maker) as admin:
+        path = f"/organization/projects/{department.id}/service_accounts"
+        robot = admin.post(path, json={"name": "robot", "roles": ["trainer"]}).raise_for_status().json()["api_key"]
+    with http(department.api_url, operator_key) as operator:
+        grant = operator.post(GRANTS, json={"user_id": maker.id, "role": "operator"}).raise_for_status().json()["id"]
+    with http(department.api_url, robot["value"]) as held:
+        assert code_of(held.post(f"{GRANTS}/{grant}/key", json={})) == (404, "not_found")
+    own = key_of(grant, maker.key, department.api_url)
+    with http(department.api_url, own) as theirs:
+        assert theirs.get("/me").json()["human"] == maker.id
+        # Nor does an operator name themselves: not even as the first admin of a department that they make.
+        made = theirs.post("/organization/projects", json={"name": f"own-{grant[-8:]}"}).raise_for_status().json()["id"]
+        body = {"user_id": maker.id, "roles": ["department_admin"]}
+        named = theirs.post(f"/organization/projects/{made}/users", json=body)
+        assert code_of(named) == (403, "separation_of_duties")
+    with http(department.api_url, operator_key) as operator:
+        operator.delete(f"{GRANTS}/{grant}").raise_for_status()
+
+
+def test_a_role_that_is_taken_back_does_not_come_again_with_another_change(
+    department: Department, runtime: Runtime
+) -> None:
+    person = department.member("approver", "viewer")
+    user, key = parse_id(IdKind.USER, person.id), parse_id(IdKind.DEPARTMENT, department.id)
+    admin = Principal(
+        PrincipalType.USER, parse_id(IdKind.USER, department.admin.id), None, key, frozenset({Role.DEPARTMENT_ADMIN})
+    )
+    with http(department.api_url, department.operator_key, openai_project=department.id) as operator:
+        grant = operator.get(GRANTS).json()["data"][0]["id"]
+        with ThreadPoolExecutor(1) as beside:
+            with runtime.department(key) as session:
+                members.set_roles(session, admin, user, ["approver", "data_steward"])
+                withdrawn = beside.submit(operator.delete, f"{GRANTS}/{grant}")
+                assert wait([withdrawn], timeout=0.5).not_done
+            withdrawn.result().raise_for_status()
+    with department.http(department.admin) as reading:
+        found = reading.get(f"/organization/projects/{department.id}/users/{person.id}").json()
+    assert found["roles"] == ["data_steward"]
 
 
 @pytest.mark.parametrize(
