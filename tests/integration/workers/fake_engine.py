@@ -2,10 +2,10 @@
 
 Words before the verb say how it behaves: `slow` takes 0.1 s a step, `abort` dies at once of SIGABRT, `abort_together`
 where it has several runs, `abort_late` at its second step and `abort_after_checkpoint` when it has something to lose.
-`kill` dies at once of SIGKILL, `lost_rank` fails as ranks do that have lost one. `non_finite` and `bad_checkpoint`
-fail, `former` writes checkpoints as the first engine did, `mute` tells nothing and never ends. `abort_warm` dies before
-it is given an order, `abort_ordered` and `mute_ordered` when it has been; `abort_measuring` and `mute_measuring` come
-to no measurement.
+`kill` dies at once of SIGKILL, `hungry` takes 768 MiB before it trains, `lost_rank` fails as ranks do that have lost
+one. `non_finite` and `bad_checkpoint` fail, `former` writes checkpoints as the first engine did, `mute` tells nothing
+and never ends. `abort_warm` dies before it is given an order, `abort_ordered` and `mute_ordered` when it has been;
+`abort_measuring` and `mute_measuring` come to no measurement.
 """
 
 import json
@@ -61,7 +61,14 @@ def main(arguments: list[str]) -> None:
     plan = TrainPlan.model_validate_json(paths["plan"].read_bytes())
     if "abort_together" in behaviour and len(plan.runs) > 1:
         os.kill(os.getpid(), signal.SIGABRT)
-    runs = [Training(run, plan.compute, paths["inputs"], paths["out"], behaviour=set(behaviour)) for run in plan.runs]
+    train(plan, paths, set(behaviour))
+
+
+def train(plan: TrainPlan, paths: dict[str, Path], behaviour: set[str]) -> None:
+    if "hungry" in behaviour:
+        # Filled, so that it is really there.
+        _eaten = b"x" * (768 << 20)
+    runs = [Training(run, plan.compute, paths["inputs"], paths["out"], behaviour=behaviour) for run in plan.runs]
     while runs:
         runs = [run for run in runs if run.advance()]
 

@@ -1,7 +1,10 @@
 """Workers that are killed, stopped or cut short, and what is left of their jobs."""
 
+import os
 import signal
+from collections.abc import Iterator
 from itertools import count, repeat
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -119,6 +122,40 @@ def test_a_job_that_kills_its_ranks_fails_after_three_attempts_and_others_run(de
     assert "SIGABRT" in department.job(poison).error["message"]
     assert department.job(poison).epoch == 3
     assert state_of(department, good) == JobState.SUCCEEDED
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group of 512 MiB; the test is skipped where none can be made."""
+    mounted = Path("/sys/fs/cgroup")
+    is_second = (mounted / "cgroup.controllers").exists()
+    folder = (mounted if is_second else mounted / "memory") / f"tsugiki-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here ({error.strerror})")
+    try:
+        (folder / ("memory.max" if is_second else "memory.limit_in_bytes")).write_text(str(512 << 20))
+    except OSError as error:
+        folder.rmdir()
+        pytest.skip(f"no control group counts memory here ({error.strerror})")
+    yield folder
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("is_limited", [True, False])
+def test_ranks_that_the_kernel_kills_in_a_full_control_group_are_tried_again_once(
+    *, department: Any, start: Any, small_group: Path, is_limited: bool
+) -> None:
+    job = department.submit_queued()
+    # The control: outside the group the same engine has the memory that it wants.
+    worker = start("hungry", *([f"group={small_group}"] if is_limited else []))
+    assert worker.wait(120) == 0
+    ended = department.job(job)
+    if is_limited:
+        assert (ended.state, ended.error["code"], ended.epoch) == (JobState.FAILED, "oom_killed", 2)
+    else:
+        assert (ended.state, ended.epoch) == (JobState.SUCCEEDED, 1)
 
 
 @pytest.mark.parametrize("behaviour", ["kill", "lost_rank"])

@@ -1,9 +1,10 @@
 """A worker without Celery, to be killed and stopped. It runs the jobs there are; argv has words for the fake engine.
 
 The word `unfenced` takes the fence away, as a control of the tests that show what it does; `together` has it take
-several small jobs at once.
+several small jobs at once, and `group=FOLDER` makes it and its children a control group's.
 """
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -25,6 +26,9 @@ def main(behaviour: list[str]) -> None:
     if "together" in behaviour:
         settings = settings.model_copy(update={"batch_jobs": 3})
     logs.configure("INFO")
+    for word in behaviour:
+        if word.startswith("group="):
+            (Path(word.removeprefix("group=")) / "cgroup.procs").write_text(str(os.getpid()))
     if "unfenced" in behaviour:
         remove_fence()
     fake = (str(Path(__file__).with_name("fake_engine.py")), *behaviour)
