@@ -25,6 +25,9 @@ def _exact(value: object) -> Decimal:
     return Decimal(str(value))
 
 
+# Nine thousand terabytes: the audit trail holds no greater number, since not every reader of JSON does.
+_MAX_BYTES = 2**53 - 1
+
 Quantity = Annotated[
     Decimal,
     BeforeValidator(_exact),
@@ -48,8 +51,9 @@ class LimitChange(BaseModel):
         default=None, description="Jobs that are not finished, at a time; null for the installation's default."
     )
     max_gpu_hours: Quantity | None = Field(default=None, description="GPU-hours of a calendar month, UTC.")
-    max_storage_bytes: Annotated[StrictInt, Field(ge=0, lt=2**63)] | None = Field(
-        default=None, description="Bytes of files, adapter versions and checkpoints; uploads beyond are refused."
+    max_storage_bytes: Annotated[StrictInt, Field(ge=0, le=_MAX_BYTES)] | None = Field(
+        default=None,
+        description="Bytes of files, adapter versions and checkpoints; uploads beyond are refused; null for no limit.",
     )
     monthly_budget: Quantity | None = Field(
         default=None, description="What a calendar month, UTC, may cost, in the installation's currency."

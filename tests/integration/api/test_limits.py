@@ -76,6 +76,7 @@ def test_the_operator_sets_limits_and_leaves_out_what_stays(department: Departme
     assert (after["max_running_jobs"], after["max_unfinished_jobs"], after["monthly_budget"]) == (2, 500, 12.5)
     assert (after["max_gpu_hours"], after["max_storage_bytes"]) == (0.1, 1 << 40)
     assert operator.get(path_of(department)).json() == after
+    assert limit(operator, department, max_storage_bytes=2**53 - 1)["max_storage_bytes"] == 2**53 - 1
 
 
 def test_weight_and_preemption_are_set_alike_and_go_back_to_the_ordinary(
@@ -128,6 +129,8 @@ def test_limits_are_set_by_the_operator_and_seen_by_the_admin(
         ({"max_running_jobs": -1}, "out_of_range"),
         ({"max_running_jobs": 1.5}, "wrong_type"),
         ({"max_storage_bytes": "1"}, "wrong_type"),
+        ({"max_storage_bytes": 2**53}, "out_of_range"),
+        ({"max_storage_bytes": 2**63 - 1}, "out_of_range"),
         ({"monthly_budget": "100"}, "wrong_type"),
         ({"monthly_budget": True}, "wrong_type"),
         ({"monthly_budget": -0.01}, "out_of_range"),
