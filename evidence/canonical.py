@@ -6,7 +6,7 @@ from typing import Any
 import rfc8785
 
 # Beyond these a number is not the same in every reader of JSON.
-_MAX_INT = 2**53 - 1
+MAX_INT = 2**53 - 1
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, check_circular=False).encode
 
 
@@ -30,7 +30,7 @@ def _is_plain(value: object) -> bool:
     if value is None or isinstance(value, str | bool):
         return True
     if isinstance(value, int):
-        return -_MAX_INT <= value <= _MAX_INT
+        return -MAX_INT <= value <= MAX_INT
     if isinstance(value, list):
         return all(map(_is_plain, value))
     return isinstance(value, dict) and all(key.isascii() and _is_plain(item) for key, item in value.items())

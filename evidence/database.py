@@ -39,8 +39,9 @@ _OF_PLATFORM = """
     UNION ALL SELECT {fields} FROM audit_events WHERE department_id = %s ORDER BY number
 """
 _SEAL = """
-    SELECT chain, seal, (extract(epoch FROM sealed_at) * 1000000)::bigint, xid, snapshot, numbers, leaves, previous,
-        digest FROM audit_seals
+    SELECT chain, seal,
+        CASE WHEN isfinite(sealed_at) THEN (extract(epoch FROM sealed_at) * 1000000)::bigint ELSE -1 END AS sealed_at,
+        xid, snapshot, numbers, leaves, previous, digest FROM audit_seals
 """
 _SEALS, _NEWEST_SEAL = f"{_SEAL} WHERE chain = %s ORDER BY seal, id", f"{_SEAL} ORDER BY id DESC LIMIT 1"
 # All seals of a round have its transaction; their last numbers from what is hashed, and not from the column beside it.
@@ -48,7 +49,7 @@ _ROUNDS = """
     SELECT xid, (extract(epoch FROM max(sealed_at)) * 1000000)::bigint,
         max(coalesce(numbers[cardinality(numbers)], 0)),
         min(coalesce(substring(snapshot FROM '^[0-9]{1,18}'), '0')::bigint)
-    FROM audit_seals GROUP BY xid ORDER BY xid
+    FROM audit_seals WHERE isfinite(sealed_at) GROUP BY xid ORDER BY xid
 """
 _ARCHIVES = """
     SELECT partition, ARRAY(SELECT ARRAY[lower(part), upper(part)] FROM unnest(numbers) part), events, leaves_sha256
@@ -123,7 +124,12 @@ class DatabaseTrail:
 
 def _seal(row: tuple[Any, ...]) -> tuple[Seal, bytes]:
     chain, number, sealed_at, xid, snapshot, numbers, leaves, previous, digest = row
-    return Seal(chain, number, sealed_at, xid, snapshot, array("q", numbers), leaves, previous), digest
+    try:
+        whole = array("q", numbers)
+    except TypeError:
+        # NULL among them, or lists: the seal is none.
+        whole = array("q")
+    return Seal(chain, number, sealed_at, xid, snapshot, whole, leaves, previous), digest
 
 
 def verify_database(

@@ -70,7 +70,7 @@ class ExportTrail:
     def rounds(self) -> Rounds:
         """The sealer's rounds, of all chains."""
         if self._rounds is None:
-            made = [seal for seals in self._seals.values() for seal, _ in seals]
+            made = [seal for seals in self._seals.values() for seal, _ in seals if seal.is_well_formed()]
             self._rounds = Rounds(sorted(seal.round() for seal in made))
         return self._rounds
 

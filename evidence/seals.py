@@ -5,6 +5,7 @@ round's before did not. So an event whose transaction commits late is in a later
 that stays open, a dump or a long transaction, keeps the others from being sealed.
 """
 
+import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from evidence.canonical import canonical
+from evidence.canonical import MAX_INT, canonical
 from evidence.events import Leaf
 
 NOTHING_BEFORE = bytes(32)
 _DIGEST_BYTES = 32
+_SNAPSHOT = re.compile("[0-9]{1,18}:[0-9]{1,18}:([0-9]{1,18}(,[0-9]{1,18})*)?")
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,14 @@ class Seal:
         return sha256(canonical(self._header())).digest()
 
     @property
+    def first_number(self) -> int:
+        """The lowest of its events' numbers; 0 where it has none, which is no seal."""
+        return self.numbers[0] if self.numbers else 0
+
+    @property
     def last_number(self) -> int:
-        """The highest of its events' numbers."""
-        return self.numbers[-1]
+        """The highest of its events' numbers; 0 where it has none."""
+        return self.numbers[-1] if self.numbers else 0
 
     def round(self) -> tuple[int, int, int, int]:
         """What `evidence.rounds` has to know of it."""
@@ -82,10 +89,17 @@ class Seal:
         return self.leaves[place * _DIGEST_BYTES : (place + 1) * _DIGEST_BYTES]
 
     def is_well_formed(self) -> bool:
-        """Whether numbers rise and each has a digest."""
+        """Whether numbers rise and each has a digest, and the rest is what it should be: others have no digest even."""
         numbers = self.numbers
         rising = all(numbers[place] < numbers[place + 1] for place in range(len(numbers) - 1))
-        return bool(numbers) and rising and len(self.leaves) == _DIGEST_BYTES * len(numbers)
+        said = (self.seal, self.sealed_at, self.xid, self.first_number, self.last_number)
+        return (
+            bool(numbers)
+            and rising
+            and len(self.leaves) == _DIGEST_BYTES * len(numbers)
+            and all(0 <= number <= MAX_INT for number in said)
+            and _SNAPSHOT.fullmatch(self.snapshot) is not None
+        )
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -95,8 +109,8 @@ class Seal:
             "xid": self.xid,
             "snapshot": self.snapshot,
             "events": len(self.numbers),
-            "first": self.numbers[0],
-            "last": self.numbers[-1],
+            "first": self.first_number,
+            "last": self.last_number,
             "numbers": sha256(b"".join(number.to_bytes(8) for number in self.numbers)).hexdigest(),
             "leaves": sha256(self.leaves).hexdigest(),
             "previous": self.previous.hex(),

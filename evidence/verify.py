@@ -186,9 +186,9 @@ def _believed(report: ChainReport, said: Iterator[tuple[Seal, bytes]], kept: Seq
     for seal in kept:
         found = next(ours, None)
         if found is None:
-            report.found(seal.numbers[0], Fault.SEAL_MISSING, f"seal {seal.seal} is gone")
-        elif found[0].digest != seal.digest or found[1] != seal.digest:
-            report.found(seal.numbers[0], Fault.SEAL_CHANGED, f"seal {seal.seal} is not the one that was signed")
+            report.found(seal.first_number, Fault.SEAL_MISSING, f"seal {seal.seal} is gone")
+        elif found != (seal, seal.digest):
+            report.found(seal.first_number, Fault.SEAL_CHANGED, f"seal {seal.seal} is not the one that was signed")
         yield seal
     for seal, digest in ours:
         if seal.is_well_formed() and seal.digest != digest:
@@ -287,7 +287,7 @@ class _Reading:
         while (leaf := self._next) is not None:
             self._take(leaf)
         self._look_at_waiting()
-        self._before = newest
+        self._before = newest if newest is not None and newest.is_well_formed() else None
         self._look_at_waiting()
         self._report.unsealed = len(self._waiting)
 

@@ -150,6 +150,24 @@ def test_an_event_of_the_department_of_zeros_is_in_the_platforms_chain(runtime: 
         assert [(finding.number, finding.fault) for finding in found] == [(row[0], Fault.INSERTED)]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "numbers = '{}'", "numbers = '{NULL}'", "numbers = '{{1,2},{3,4}}'", "numbers = '{-1}'",
+        "snapshot = 'none'", "sealed_at = 'infinity'", "xid = 9007199254740992",
+    ],
+)  # fmt: skip
+def test_a_seal_that_is_none_is_told_of(runtime: Runtime, url: str, change: str) -> None:
+    tell(runtime)
+    seal(runtime)
+    with psycopg.connect(url) as connection, connection.transaction(force_rollback=True):
+        connection.execute("SET LOCAL session_replication_role = replica")
+        connection.execute(
+            f"UPDATE audit_seals SET {change} WHERE id = (SELECT max(id) FROM audit_seals)".encode()  # noqa: S608
+        )
+        assert Fault.SEAL_CHANGED in {finding.fault for finding in verify(DatabaseTrail(connection), []).findings}
+
+
 def test_two_sealers_seal_nothing_twice(runtime: Runtime, url: str, admin: Engine) -> None:
     tell(runtime, 5)
     stop, failed = Event(), list[Exception]()

@@ -1,8 +1,10 @@
 """The verifier on trails in memory: late commits are no fault, and each fault is named by its first event."""
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -41,7 +43,7 @@ class Trail:
         return iter(sorted(self.leaves))
 
     def seals(self, _chain: UUID) -> Iterator[tuple[Seal, bytes]]:
-        return iter([(seal, seal.digest) for seal in self.made])
+        return iter([(seal, seal.digest if seal.is_well_formed() else bytes(32)) for seal in self.made])
 
     def archives(self) -> Sequence[Archive]:
         return self.dropped
@@ -50,7 +52,7 @@ class Trail:
         return self.made[-1] if self.made else None
 
     def rounds(self) -> Rounds:
-        return Rounds(sorted(seal.round() for seal in (*self.made, *self.others)))
+        return Rounds(sorted(seal.round() for seal in (*self.made, *self.others) if seal.is_well_formed()))
 
     def seal(self, leaves: list[Leaf], *, xid: int, snapshot: str) -> None:
         last = self.made[-1] if self.made else None
@@ -170,6 +172,23 @@ def test_what_came_into_a_quiet_chain_is_held_against_the_seals_of_the_others(
     trail.seal([trail.leaves[4], leaf], xid=210, snapshot="210:210:")
     found = verify(trail, []).findings
     assert [(finding.number, finding.fault) for finding in found] == [(leaf.number, Fault.INSERTED)] * is_found
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"numbers": array("q")}, {"numbers": array("q", [-1, 3])}, {"numbers": array("q", [1, 2**53])},
+        {"snapshot": "no snapshot"}, {"snapshot": ""}, {"xid": 2**53}, {"sealed_at": -(2**62)}, {"leaves": b""},
+    ],
+    ids=["empty", "negative", "beyond", "no snapshot", "empty snapshot", "xid", "time", "no leaves"],
+)  # fmt: skip
+def test_what_is_no_seal_is_a_changed_one(trail: Trail, change: dict[str, Any], place: int) -> None:
+    signed, kept = checkpoint(trail), {CHAIN: list(trail.made)}
+    trail.made[place] = replace(trail.made[place], **change)
+    assert Fault.SEAL_CHANGED in {finding.fault for finding in verify(trail, [signed]).findings}
+    found = verify(trail, [signed], kept).findings
+    assert [finding.fault for finding in found] == [Fault.SEAL_CHANGED]
 
 
 @pytest.mark.parametrize(("name", "number"), [("chain cut", 5), ("rewritten", 1)])
