@@ -44,7 +44,7 @@ def parse(content: bytes, *, param: str | None = None) -> Any:
             text,
             object_pairs_hook=lambda pairs: _unique(pairs, param),
             parse_constant=lambda name: _constant(name, param),
-            parse_int=_bounded_int,
+            parse_int=bounded_int,
         )
     except json.JSONDecodeError as error:
         raise InvalidJson(f"Not valid JSON at character {error.pos}: {error.msg}.", param=param) from None
@@ -86,8 +86,11 @@ def _constant(name: str, param: str | None) -> float:
     return float(name)
 
 
-def _bounded_int(digits: str) -> int | float:
-    # 2**63 has 19 digits: longer ones fit no column and take quadratic time to parse.
+def bounded_int(digits: str) -> int | float:
+    """An integer as JSON writes it; infinity where it is beyond all use.
+
+    2**63 has 19 digits: longer ones fit no column, take quadratic time to parse, and from 4300 on Python refuses them.
+    """
     return int(digits) if len(digits) <= _MAX_INTEGER_CHARACTERS else math.inf
 
 

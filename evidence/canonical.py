@@ -1,12 +1,14 @@
 """RFC 8785 (JSON Canonicalization Scheme): one sequence of bytes for one value, whoever writes it."""
 
 import json
+import math
 from typing import Any
 
 import rfc8785
 
 # Beyond these a number is not the same in every reader of JSON.
 MAX_INT = 2**53 - 1
+_MAX_DIGITS = 20
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, check_circular=False).encode
 
 
@@ -24,6 +26,18 @@ def canonical(value: Any) -> bytes:
         return _encode(value).encode() if _is_plain(value) else rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise NotCanonical("this value has no canonical form") from error
+
+
+def read_json(text: str | bytes) -> Any:
+    """From JSON as PostgreSQL or an export has it; an integer that is far too large is an infinity. Raises ValueError.
+
+    Python refuses integers of more than 4300 digits, and PostgreSQL does not.
+    """
+    return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
 def _is_plain(value: object) -> bool:

@@ -11,8 +11,10 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import set_json_loads
 
 from evidence.archives import Archive, span
+from evidence.canonical import read_json
 from evidence.checkpoints import Checkpoint, Signed
 from evidence.events import PLATFORM, SELECT_LIST, Leaf, leaf
 from evidence.rounds import Rounds
@@ -62,6 +64,7 @@ class DatabaseTrail:
 
     def __init__(self, connection: "psycopg.Connection[Any]", rounds: Rounds | None = None) -> None:
         self._connection, self._rounds = connection, rounds
+        set_json_loads(read_json, connection)
 
     @classmethod
     @contextmanager

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from evidence.archives import Archive, Month, not_as_signed, refusal
 from evidence.checkpoints import NO_HEAD, Checkpoint, Head
-from evidence.events import PLATFORM, Leaf
+from evidence.events import NO_FORM, PLATFORM, Leaf
 from evidence.rounds import CLOCK_SLACK, Rounds
 from evidence.seals import NOTHING_BEFORE, Seal, Snapshot
 
@@ -331,8 +331,11 @@ class _Reading:
         self._next = next(self._events, None)
 
     def _compare(self, leaf: Leaf, digest: bytes) -> None:
-        if leaf.digest != digest:
-            self._report.found(leaf.number, Fault.CHANGED, f"event {leaf.number} is not as it was sealed")
+        if leaf.digest != digest or digest == NO_FORM:
+            what = (
+                "is not as it was sealed" if digest != NO_FORM else "has no canonical form: the service wrote none such"
+            )
+            self._report.found(leaf.number, Fault.CHANGED, f"event {leaf.number} {what}")
         elif self._rounds.is_out_of_time(leaf.xid, leaf.number, leaf.occurred_at):
             # Sealed, but only after it had been put there: its time or number is not the database's.
             self._report.found(leaf.number, Fault.INSERTED, _out_of_time(leaf))

@@ -4,13 +4,17 @@ The application connects as `tsugiki_app`, which owns nothing and is bound by ro
 session sets `app.department` for each of its transactions; without it every department's table is empty.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session, SessionTransaction
+
+from domain.strict_json import bounded_int
 
 APP_ROLE = "tsugiki_app"
 AUDITOR_ROLE = "tsugiki_auditor"
@@ -29,6 +33,8 @@ def connect(url: str, *, pool_size: int = 10) -> Engine:
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
+        # What is in a column may not have come by the API, and must not end who reads it.
+        json_deserializer=partial(json.loads, parse_int=bounded_int),
         connect_args={"options": options, "connect_timeout": 5, "application_name": "tsugiki", **_NOTICE_SILENCE},
     )
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from domain.access import Permission, Principal, require
 from evidence import seals
-from evidence.events import SELECT_LIST, Leaf, chain_of, leaf
+from evidence.events import SELECT_LIST, Leaf, can_be_sealed, chain_of, leaf
 from evidence.seals import EMPTY, NOTHING_BEFORE, Seal, Snapshot
 from models_db.audit import AuditSeal
 
@@ -69,7 +69,11 @@ def seal(session: Session, *, at: int | None = None, events: int = ROUND_EVENTS)
     chains: dict[UUID, list[Leaf]] = defaultdict(list)
     for row in rows:
         event = tuple(row)[2:]
-        chains[chain_of(event)].append(leaf(event))
+        if can_be_sealed(found := leaf(event)):
+            chains[chain_of(event)].append(found)
+    if not chains:
+        # All of them nobody's to seal: the next round looks again.
+        return Round(events=len(rows), seals=0, is_last=True)
     # Only now: whoever gets a transaction's number after this one began after the snapshot.
     xid: int = session.execute(_OWN_TRANSACTION).scalar_one()
     lasts = _lasts(session, list(chains))
