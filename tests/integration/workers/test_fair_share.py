@@ -13,7 +13,9 @@ from sqlalchemy import Connection, create_engine, text
 
 from domain.fair_share import Hold, Spell, Standing, Waiting, order
 from domain.jobs import JobState
-from services import claims, departments, leases
+from models_db.jobs import Job
+from services import claims, departments, leases, workers
+from tests.integration.workers.registry import GIB, Registry
 from workers.sweeper import sweep
 
 HALF_LIFE_S = 3600.0
@@ -269,3 +271,74 @@ def test_a_department_at_its_limit_makes_room_for_its_own_urgent_job(
     with department.runtime.platform() as session:
         found = leases.to_preempt(session, after_s=0, half_life_s=HALF_LIFE_S)
     assert found == [(patient, department.id)]
+
+
+# --- preempting among workers of different memory ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def preempting(department: Any, admin: Connection) -> Any:
+    """The department, whose urgent jobs may take the place of others."""
+    admin.execute(text("UPDATE departments SET preempts = true WHERE id = :id"), {"id": department.id})
+    admin.commit()
+    return department
+
+
+def submit_of_size(department: Any, needed_bytes: int, **options: Any) -> UUID:
+    job: UUID = department.submit_queued(**options)
+    with department.runtime.department(department.id) as session:
+        session.get_one(Job, job).memory_bytes = needed_bytes
+    return job
+
+
+def to_preempt(department: Any) -> list[UUID]:
+    with department.runtime.platform() as session:
+        return [job for job, _department in leases.to_preempt(session, after_s=0, half_life_s=HALF_LIFE_S)]
+
+
+@pytest.mark.parametrize("at_its_limit", [False, True])
+def test_a_job_makes_no_room_where_the_urgent_one_does_not_fit(
+    preempting: Any, registry: Registry, admin: Connection, *, at_its_limit: bool
+) -> None:
+    small, large = registry.register(), registry.register(memory_bytes=2 * GIB)
+    on_small = submit_of_size(preempting, GIB)
+    assert claim_next(preempting, worker_id=small) == on_small
+    if at_its_limit:
+        admin.execute(text("UPDATE departments SET max_running_jobs = 1"))
+        admin.commit()
+    urgent = submit_of_size(preempting, 2 * GIB, priority=1)
+    assert to_preempt(preempting) == []
+
+    # The control: the same on a worker that takes it.
+    if at_its_limit:
+        admin.execute(text("UPDATE departments SET max_running_jobs = 2"))
+        admin.commit()
+    on_large = preempting.submit_queued(priority=2)
+    assert claim_next(preempting, worker_id=large) == on_large
+    assert to_preempt(preempting) == []
+    admin.execute(text("UPDATE jobs SET priority = 0 WHERE id = :id"), {"id": on_large})
+    admin.commit()
+    assert to_preempt(preempting) == [on_large]
+    registry.ask(workers.drain, large, now=False)
+    assert to_preempt(preempting) == []
+    registry.ask(workers.undrain, large)
+    assert to_preempt(preempting) == [on_large]
+    assert preempting.job(urgent).state == JobState.QUEUED
+
+
+@pytest.mark.parametrize("at_its_limit", [False, True])
+def test_a_job_that_no_worker_takes_is_in_nobodys_way(
+    preempting: Any, registry: Registry, admin: Connection, neighbour: Any, *, at_its_limit: bool
+) -> None:
+    worker = registry.register()
+    patient = submit_of_size(preempting, GIB)
+    assert claim_next(preempting, worker_id=worker) == patient
+    if at_its_limit:
+        admin.execute(text("UPDATE departments SET max_running_jobs = 1 WHERE id = :id"), {"id": preempting.id})
+        admin.commit()
+    # Another's would be first of all, and the department's own before its other urgent one.
+    submit_of_size(neighbour("other"), 8 * GIB)
+    submit_of_size(preempting, 8 * GIB, priority=2)
+    assert to_preempt(preempting) == []
+    submit_of_size(preempting, GIB, priority=1)
+    assert to_preempt(preempting) == [patient]
