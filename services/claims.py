@@ -112,9 +112,14 @@ def claim_next(
 
 
 def _batch_of(session: Session, first: UUID, batching: Batching, worker_id: UUID | None) -> Sequence[UUID]:
-    """The job, and after it the small ones on the same base model that one process can train together with it."""
-    job = session.get(Job, first)
-    if job is None or not batching.takes(job) or batching.max_jobs == 1:
+    """The job, and after it the small ones on the same base model that one process can train together with it.
+
+    All are locked: each is charged for its part of the worker. None where the first cannot be taken.
+    """
+    job = _waiting_job(session, first, worker_id)
+    if job is None:
+        return []
+    if not batching.takes(job) or batching.max_jobs == 1:
         return [first]
     department = session.get_one(Department, job.department_id)
     running = select(func.count()).select_from(Job).where(Job.state == JobState.RUNNING)

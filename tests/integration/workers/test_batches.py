@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load
 
 from domain.jobs import JobState
+from models_db.jobs import Job
+from services import claims
 from workers.sweeper import sweep
 
 SMALL = {"batch_jobs": 3, "batch_max_tokens": 10_000}
@@ -49,6 +51,17 @@ def test_jobs_that_are_not_small_train_alone(department: Any, fake: Any) -> None
     worker = worker_of(department, fake(), batch_max_tokens=1)
     assert [worker.run_next() for _ in range(3)] == [True, True, False]
     assert claims_at_once(department) == [1, 1]
+
+
+def test_one_that_somebody_steers_while_others_are_claimed_is_not_counted_among_them(department: Any) -> None:
+    steered, *others = (department.submit_small() for _ in range(3))
+    batching = claims.Batching(max_jobs=3, max_tokens=10_000)
+    with department.runtime.department(department.id) as session:
+        session.get_one(Job, steered, with_for_update=True)
+        with department.runtime.platform() as claiming:
+            held = claims.claim_next(claiming, worker="w", lease_s=60, half_life_s=3600, batching=batching)
+    assert [each.job for each in held] == others
+    assert claims_at_once(department) == [2, 2]
 
 
 def test_the_missing_rows_of_one_end_it_alone(department: Any, fake: Any) -> None:
