@@ -44,7 +44,8 @@ def submit(
 
     seed is used where the request gives none. A repetition answers with the job already made: where the caller has
     named the submit, one of the same name, at any time; else one that the client calls a repetition (is_retry), by the
-    same API key and within a minute. Raises IdempotencyKeyReused where the name stands for another request.
+    same person with the same API key and within a minute. Raises IdempotencyKeyReused where the name stands for
+    another request.
     """
     require(principal, Permission.JOB_SUBMIT)
     # Quota and repetition are decided on what is there: two submits of one department must not decide at once.
@@ -94,6 +95,8 @@ def _just_made(session: Session, principal: Principal, request_sha256: str) -> J
         select(Job)
         .where(
             Job.request_sha256 == request_sha256,
+            Job.submitted_by == principal.id,
+            # Everybody's who comes with a provider's token is NULL.
             Job.submitted_key == principal.key_id,
             Job.created_at > func.now() - func.make_interval(0, 0, 0, 0, 0, 0, RETRY_WINDOW_S),
         )

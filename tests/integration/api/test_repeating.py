@@ -10,12 +10,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
+from domain.access import Principal, PrincipalType, Role
+from domain.ids import IdKind, parse_id
+from domain.job_requests import JobRequest
 from runtime.settings import Settings, as_environment
+from runtime.wiring import Runtime
+from services import jobs
+from services.admissions import JobLimits
 from tests.integration.conftest import Department, http, rows
 
 JOBS = "/fine_tuning/jobs"
@@ -154,3 +160,19 @@ def test_a_service_killed_between_commit_and_answer_made_the_job_that_the_retry_
         retried = client.post(JOBS, json=wanted, headers=key).raise_for_status().json()
         assert retried["id"] == committed["id"]
         assert len(client.get(JOBS).json()["data"]) == 1
+
+
+def test_the_repetition_of_who_comes_without_a_key_is_no_other_persons_job(
+    department: Department, body: dict[str, Any], runtime: Runtime
+) -> None:
+    key, request = parse_id(IdKind.DEPARTMENT, department.id), JobRequest.model_validate(body | {"suffix": "keyless"})
+    people = [Principal(PrincipalType.USER, uuid4(), None, key, frozenset({Role.TRAINER})) for _ in range(2)]
+
+    def submitted(person: Principal) -> UUID:
+        limits = JobLimits(max_unfinished_jobs=100, max_total_steps=100_000)
+        with runtime.department(key) as session:
+            return jobs.submit(session, person, request, limits=limits, seed=7, is_retry=True).id
+
+    mine, hers = (submitted(person) for person in people)
+    assert mine != hers
+    assert [submitted(person) for person in people] == [mine, hers]
