@@ -9,6 +9,7 @@ from uuid import UUID
 
 import psycopg
 import typer
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from cli.output import Column
 from cli.session import Session
@@ -70,8 +71,6 @@ def verify_trail(
             raise NotVerified(f"Say what to verify: --export FILE, or --database-url (or {DATABASE_VARIABLE}).")
     except (CheckpointInvalid, ExportInvalid) as fact:
         raise NotVerified(f"{fact}.") from fact
-    except (ValueError, TypeError) as error:
-        raise NotVerified(f"{public_key_file} holds no Ed25519 public key.") from error
     except psycopg.Error as error:
         raise NotVerified("The database cannot be reached, or does not let you read the trail.") from error
     Session.of(context).output.one(_told(report), COLUMNS)
@@ -84,7 +83,15 @@ def _opened(file: Path | None, key_file: Path | None) -> list[Checkpoint]:
         return []
     if key_file is None:
         raise NotVerified("Checkpoints are worth what their signature is: give --public-key too.")
-    return open_all(file.read_text().splitlines(), public_key(key_file))
+    try:
+        key = public_key(key_file)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise NotVerified(f"{key_file} holds no Ed25519 public key.") from error
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise NotVerified(f"{file} is no file of checkpoints.") from error
+    return open_all(lines, key)
 
 
 def _kept(folder: Path | None, opened: Sequence[Checkpoint]) -> dict[UUID, list[Seal]]:

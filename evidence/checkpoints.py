@@ -6,6 +6,7 @@ Without it the end of a chain could be cut off, or a chain written anew, and nob
 import base64
 import gzip
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -124,7 +125,7 @@ def read_segment(content: bytes, checkpoint: Checkpoint) -> list[Seal]:
         if sha256(lines).hexdigest() != checkpoint.segment_sha256:
             raise CheckpointInvalid(f"the segment of checkpoint {checkpoint.number} is not the one that was signed for")
         return [from_json(json.loads(line))[0] for line in lines.splitlines()]
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, zlib.error) as error:
         raise CheckpointInvalid(f"the segment of checkpoint {checkpoint.number} cannot be read") from error
 
 

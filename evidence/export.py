@@ -1,6 +1,5 @@
 """The trail in a file of the service's: one JSON object a line, each of a kind; see `docs/audit.md`."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any, TextIO
 from uuid import UUID
 
 from evidence.archives import Archive, span
+from evidence.canonical import read_json
 from evidence.events import Leaf, chain_of, leaf, row_of
 from evidence.rounds import Rounds
 from evidence.seals import Seal, from_json
@@ -30,18 +30,23 @@ class ExportTrail:
     @classmethod
     def read(cls, path: Path) -> "ExportTrail":
         """Read a file. Raises ExportInvalid, OSError."""
-        with path.open(encoding="utf-8") as file:
-            return cls.parse(file)
+        try:
+            with path.open(encoding="utf-8") as file:
+                return cls.parse(file)
+        except UnicodeDecodeError as error:
+            raise ExportInvalid(f"{path} is no text: a compressed export has to be unpacked first") from error
 
     @classmethod
     def parse(cls, lines: TextIO) -> "ExportTrail":
         """Read an export's lines. Raises ExportInvalid."""
-        trail = cls()
+        trail, number = cls(), 0
         for number, line in enumerate(lines, start=1):
             try:
-                trail._take(json.loads(line), first=number == 1)
-            except (ValueError, KeyError, TypeError) as error:
+                trail._take(read_json(line), first=number == 1)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
                 raise ExportInvalid(f"line {number} is not of an export") from error
+        if number == 0:
+            raise ExportInvalid("the file is empty: it has not even an export's first line")
         for events in trail._events.values():
             events.sort(key=lambda each: (each.number, each.occurred_at))
         return trail
@@ -80,7 +85,10 @@ class ExportTrail:
                 raise ExportInvalid("this is no export of the whole trail: nothing can be proved of a part")
         elif "event" in line:
             row = row_of(line["event"])
-            self._events[chain_of(row)].append(leaf(row))
+            found = leaf(row)
+            if not all(type(each) is int for each in (found.number, found.xid, found.occurred_at)):
+                raise TypeError("an event's place is told in integers")
+            self._events[chain_of(row)].append(found)
         elif "seal" in line:
             seal, digest = from_json(line["seal"])
             self._seals[seal.chain].append((seal, digest))
@@ -89,6 +97,8 @@ class ExportTrail:
 
 
 def archive_of(said: dict[str, Any]) -> Archive:
-    """A manifest of a dropped month as exports show it."""
+    """A manifest of a dropped month as exports show it. Raises KeyError, TypeError."""
+    if not isinstance(said["partition"], str):
+        raise TypeError("a partition is told by its name")
     numbers = [span(*bounds) for bounds in said["numbers"]]
     return Archive(said["partition"], numbers, said["events"], said["leaves_sha256"])

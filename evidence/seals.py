@@ -151,12 +151,14 @@ def as_json(seal: Seal) -> dict[str, Any]:
 
 def from_json(said: dict[str, Any]) -> tuple[Seal, bytes]:
     """A seal, and the digest that it is said to have. Raises KeyError, ValueError, TypeError."""
+    if not all(type(said[name]) is int for name in ("seal", "sealed_at", "xid")):
+        raise TypeError("a seal's place is told in integers")
     seal = Seal(
         chain=UUID(said["chain"]),
         seal=said["seal"],
         sealed_at=said["sealed_at"],
         xid=said["xid"],
-        snapshot=said["snapshot"],
+        snapshot=str(said["snapshot"]),
         numbers=array("q", said["numbers"]),
         leaves=bytes.fromhex(said["leaves"]),
         previous=bytes.fromhex(said["previous"]),

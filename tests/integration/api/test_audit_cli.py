@@ -1,5 +1,6 @@
 """`tsugiki audit export` and `verify`: the trail as a file proves itself, with nothing but the outsider's two files."""
 
+import gzip
 import json
 import os
 import sys
@@ -115,12 +116,19 @@ def test_an_outsider_verifies_an_export_and_the_database(outsider: Outsider, dat
 
 def test_what_cannot_be_verified_is_said_and_not_passed(outsider: Outsider) -> None:
     assert outsider.run("export", "-o", "part.ndjson", "--action", "file.created").returncode == 0
+    (outsider.folder / "empty.ndjson").write_bytes(b"")
+    (outsider.folder / "packed.ndjson").write_bytes(gzip.compress((outsider.folder / "part.ndjson").read_bytes()))
+    known = ("--checkpoints", "kept.jsonl", "--public-key", "key.pub.pem")
     for arguments, words in (
         (("verify", "--export", "part.ndjson"), "no export of the whole trail"),
         (("verify",), "--database-url"),
         (("verify", "--export", "part.ndjson", "--checkpoints", "kept.jsonl"), "--public-key"),
         (("verify", "--export", "missing.ndjson"), "missing.ndjson"),
         (("verify", "--export", "part.ndjson", "--checkpoints", "kept.jsonl", "--public-key", "key.pem"), "no Ed25519"),
+        (("verify", "--export", "empty.ndjson"), "is empty"),
+        (("verify", "--export", "packed.ndjson", *known), "has to be unpacked"),
+        (("verify", "--export", "part.ndjson", "--checkpoints", "packed.ndjson", *known[2:]), "no file of checkpoints"),
+        (("verify", "--export", "part.ndjson", *known[:3], "packed.ndjson"), "packed.ndjson holds no Ed25519"),
         (("verify", "--database-url", "postgresql://nobody@127.0.0.1:1/x"), "cannot be reached"),
     ):
         refused = outsider.run(*arguments)
