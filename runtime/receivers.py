@@ -56,18 +56,18 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], settings: Sett
     # The certificate and the host are the name's; the connection is the address's.
     named = {"host": parsed.authority, **_HEADERS, **headers}
     answered = await _send(parsed.at(address), body, named, sni=parsed.host)
-    if answered.location and await _is_forbidden(urljoin(url, answered.location), settings):
+    if answered.location and await _leads_inside(url, answered.location, settings):
         return Attempted(answered.attempted.status_code, ForbiddenAddress.code, is_final=True)
     return answered.attempted
 
 
-async def _is_forbidden(url: str, settings: Settings) -> bool:
-    """Whether a redirect, which is not followed, leads where nothing may be sent."""
+async def _leads_inside(url: str, location: str, settings: Settings) -> bool:
+    """Whether a redirect, which is not followed, leads where nothing may be sent. What is no URL leads nowhere."""
     try:
-        await check(url, settings)
+        await check(urljoin(url, location), settings)
     except ForbiddenAddress:
         return True
-    except Refusal:
+    except (Refusal, ValueError):
         return False
     return False
 
@@ -85,26 +85,33 @@ class _Answered(NamedTuple):
 
 
 async def _send(url: str, body: bytes, headers: Mapping[str, str], *, sni: str | None) -> _Answered:
-    extensions = {"sni_hostname": sni} if sni else {}
+    extensions, locations = {"sni_hostname": sni} if sni else {}, list[str]()
+
+    async def take_location(answer: httpx.Response) -> None:
+        # httpx would take it apart, though it does not follow it, and fail where it is no URL.
+        locations.append(answer.headers.pop("location", ""))
+
     try:
         async with (
             asyncio.timeout(TIMEOUT_S),
-            httpx.AsyncClient(verify=_tls(), trust_env=False, timeout=TIMEOUT_S) as client,
+            httpx.AsyncClient(
+                verify=_tls(), trust_env=False, timeout=TIMEOUT_S, event_hooks={"response": [take_location]}
+            ) as client,
             client.stream("POST", url, content=body, headers=headers, extensions=extensions) as answer,
         ):
-            return _answered(answer)
+            return _answered(answer, next(iter(locations), None))
     except (TimeoutError, httpx.TimeoutException):
         return _Answered(Attempted(None, "timeout"))
     except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return _Answered(Attempted(None, "connection_failed"))
 
 
-def _answered(answer: httpx.Response) -> _Answered:
+def _answered(answer: httpx.Response, location: str | None) -> _Answered:
     status_code = answer.status_code
     if answer.is_success:
         return _Answered(Attempted(status_code))
     if answer.is_redirect:
-        return _Answered(Attempted(status_code, "redirected"), answer.headers.get("location"))
+        return _Answered(Attempted(status_code, "redirected"), location)
     # Standard Webhooks: it wants no more.
     return _Answered(Attempted(status_code, "refused", is_final=status_code == httpx.codes.GONE))
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 
+from sqlalchemy.exc import InterfaceError, OperationalError
+
 from domain.failpoints import FailPoint, failpoint
 from domain.ids import IdKind, public_id
 from domain.openlineage import EVENT_TYPES
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 # Longer than an attempt takes at most. Whoever dies with deliveries in hand delays them by so much.
 HOLD_S = 60.0
 DAY_S = 86_400
-NO_RECEIVER = "no_receiver"
+NO_RECEIVER, UNEXPECTED = "no_receiver", "unexpected"
 RELEASE = metadata.version("tsugiki")
 
 
@@ -63,9 +65,8 @@ class Deliverer:
         await asyncio.gather(*(self._send(parcel) for parcel in parcels))
 
     async def _send(self, parcel: Parcel) -> None:
-        send = self._to_openlineage if parcel.receiver == OPENLINEAGE else self._to_webhook
         try:
-            attempted = await send(parcel)
+            attempted = await self._attempted(parcel)
             failpoint(FailPoint.DELIVERY_ANSWERED)
             with self._runtime.department(parcel.department) as session:
                 outbox.settle(session, parcel, attempted, spread=random.random())  # noqa: S311 - no secret
@@ -75,6 +76,20 @@ class Deliverer:
             return
         if attempted.error:
             log.warning("event %s: attempt %d failed (%s)", parcel.event, parcel.attempt, attempted.error)
+
+    async def _attempted(self, parcel: Parcel) -> Attempted:
+        """What became of it. An error of our own is one more attempt that failed, or it would be sent for ever.
+
+        Raises OperationalError, InterfaceError where the database is away: that is nobody's attempt.
+        """
+        send = self._to_openlineage if parcel.receiver == OPENLINEAGE else self._to_webhook
+        try:
+            return await send(parcel)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception:
+            log.exception("event %s could not be told", parcel.event)
+            return Attempted(None, UNEXPECTED)
 
     async def _to_webhook(self, parcel: Parcel) -> Attempted:
         receiver = self._receiver(parcel)

@@ -13,14 +13,17 @@ import pytest
 from openai.types.webhooks import FineTuningJobCancelledWebhookEvent, FineTuningJobSucceededWebhookEvent
 from pydantic import SecretStr
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from domain import failpoints
 from domain.failpoints import FailPoint
 from domain.ids import IdKind, parse_id
 from domain.outgoing import MAX_ATTEMPTS, OutgoingKind
+from runtime import receivers
 from runtime.settings import Settings
 from runtime.wiring import Runtime
 from services import outbox
+from services.outbox import Attempted
 from tests.integration.conftest import Database, Department, http, official_client, rows, serving
 from tests.integration.receiver import Received, ReceiverServer, receiving
 from workers.deliveries import Deliverer
@@ -282,6 +285,45 @@ def test_a_receiver_that_never_takes_it_is_given_up_and_that_is_recorded(
     assert place.told_of("webhook.given_up") == 1
 
 
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+    """Have every message fail before it is sent, with that."""
+
+    def fail(error: Exception) -> None:
+        async def post(*_arguments: object) -> Attempted:
+            raise error
+
+        monkeypatch.setattr(receivers, "post", post)
+
+    return fail
+
+
+def test_an_error_of_our_own_is_an_attempt_that_failed(
+    place: Place, receiver: ReceiverServer, failing: Callable[[Exception], None]
+) -> None:
+    place.listen(receiver, "fine_tuning.job.cancelled")
+    failing(ValueError("of our own"))
+    place.cancelled_job()
+    place.deliver()
+    assert place.deliveries() == [(1, False, False, None, "unexpected")]
+    for _ in range(MAX_ATTEMPTS):
+        place.make_due()
+        place.deliver()
+    assert place.deliveries() == [(MAX_ATTEMPTS, False, True, None, "unexpected")]
+
+
+def test_while_the_database_is_away_nothing_is_given_up(
+    place: Place, receiver: ReceiverServer, failing: Callable[[Exception], None]
+) -> None:
+    place.listen(receiver, "fine_tuning.job.cancelled")
+    failing(OperationalError("SELECT", None, Exception()))
+    place.cancelled_job()
+    for _ in range(MAX_ATTEMPTS + 1):
+        place.deliver()
+        place.make_due()
+    assert place.deliveries() == [(MAX_ATTEMPTS + 1, False, False, None, None)]
+
+
 def test_gone_means_gone(place: Place, receiver: ReceiverServer) -> None:
     place.listen(receiver, "fine_tuning.job.cancelled")
     receiver.statuses = [410]
@@ -390,6 +432,20 @@ def test_a_redirect_is_not_followed_and_one_inside_is_called_what_it_is(place: P
             place.admin().webhooks.test(endpoint.id, event_type="fine_tuning.job.failed")
         assert refused.value.code == "forbidden_address"
         assert elsewhere.received == []
+
+
+@pytest.mark.parametrize("location", ["http://[", "//a]b", "http://[::1", "http://a:b/", "mailto:x", "\u00e9", " "])
+def test_a_location_that_is_no_url_is_a_redirect_like_any(
+    place: Place, receiver: ReceiverServer, location: str
+) -> None:
+    place.listen(receiver, "fine_tuning.job.cancelled")
+    receiver.statuses, receiver.location = [302, 302], location
+    place.cancelled_job()
+    place.deliver()
+    assert place.deliveries() == [(1, False, False, 302, "redirected")]
+    (endpoint,) = place.admin().webhooks.list()
+    sample = place.admin().webhooks.test(endpoint.id, event_type="fine_tuning.job.failed")
+    assert sample.status_code == 302
 
 
 # --- OpenLineage ------------------------------------------------------------------------------------------------------
