@@ -23,11 +23,14 @@ _URL = re.compile(r"[!#-\[\]-~]+")
 _NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\.?")
 # A name whose last label is one is an address in decimal, octal or hexadecimal, whatever it comes to.
 _NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)")
-# What Python 3.11 still calls global of the IANA's registries; and where one cloud's hosts answer their machines.
+# What Python 3.11 still calls global of the IANA's registries; site-local addresses, which RFC 3879 took out of them;
+# and where one cloud's hosts answer their machines.
 _SPECIAL = tuple(
     ip_network(network)
-    for network in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "2001::/23", "5f00::/16", "168.63.129.16/32")
-)
+    for network in (
+        "192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "2001::/23", "5f00::/16", "fec0::/10", "168.63.129.16/32",
+    )
+)  # fmt: skip
 _NAT64 = ip_network("64:ff9b::/96")
 _IPV4_COMPATIBLE = ip_network("::/96")
 _LAST_32_BITS = 2**32 - 1
