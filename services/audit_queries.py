@@ -102,7 +102,7 @@ _ALL = (
         needs=Parameter.ADAPTER,
     ),
     SavedQuery(
-        "acts_of", "What did this person, robot or key do?",
+        "acts_of", "What did this person or robot do, with whichever key?",
         f"SELECT {_EVENT}, {_ABOUT} FROM audit_events WHERE actor_id = :subject AND {_SINCE} AND {_HERE} {_NEWEST}",
         needs=Parameter.ACTOR, days=30,
     ),
