@@ -89,7 +89,10 @@ def _measure(database: Database, options: argparse.Namespace) -> dict[str, objec
     opened, load = database.checkpoints(), os.getloadavg()
     say(f"{len(opened)} checkpoints; asking")
     idle = _ask_all(database, options.asked)
-    with _process(_seal_on, database.app_url), _writing(database, BESIDE) as written, _lags(database) as lags:
+    # Each question was an event, and nothing sealed beside them: that is not the lag to be measured.
+    with database.app() as engine:
+        _seal_rest(engine)
+    with _sealing(database), _writing(database, BESIDE) as written, _lags(database) as lags:
         begun = time.monotonic()
         beside = _ask_all(database, options.asked)
         # Long enough for the sealer to have had its turns.
@@ -186,12 +189,23 @@ def _process(work: Callable[..., None], *arguments: object) -> Iterator[None]:
     process.join(60)
 
 
-def _seal_on(url: str, stop: Event) -> None:
+@contextmanager
+def _sealing(database: Database) -> Iterator[None]:
+    """The sealer as a process of its own, from the end of its first round on."""
+    begun = multiprocessing.get_context("spawn").Event()
+    with _process(_seal_on, database.app_url, begun):
+        if not begun.wait(60):
+            raise TimeoutError("the sealer made no round")
+        yield
+
+
+def _seal_on(url: str, begun: Event, stop: Event) -> None:
     """As the sealer does: a round, and a second's rest when nothing is left."""
     engine = sessions.connect(url)
     while not stop.is_set():
         with sessions.sealer_session(engine) as session:
             made = sealing.seal(session)
+        begun.set()
         if made is None or made.is_last:
             stop.wait(1)
 
