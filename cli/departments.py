@@ -9,6 +9,7 @@ import typer
 from cli.connection import JsonObject
 from cli.output import Column, number, size, when
 from cli.session import Session
+from domain.data_classes import DataClass
 
 app = typer.Typer(help="Departments: the tenants, each with its own people, files, jobs and adapters.")
 
@@ -17,6 +18,7 @@ COLUMNS = (
     Column("id", "id"),
     Column("status", "status"),
     Column("created", lambda item: when(item["created_at"])),
+    Column("files are", "default_data_class"),
 )
 NO_LIMIT = "none"
 
@@ -67,6 +69,21 @@ def show(context: typer.Context, department: Annotated[str, typer.Argument(help=
     """Show one department."""
     session = Session.of(context)
     session.output.one(session.connection.get("organization", "projects", session.department_id(department)), COLUMNS)
+
+
+@app.command()
+def change(
+    context: typer.Context,
+    department: Annotated[str, typer.Argument(help="Name or id.")],
+    *,
+    default_data_class: Annotated[DataClass, typer.Option(help="Of files whose upload says nothing.")],
+) -> None:
+    """Say how confidential the department's files are by default; its admin's to do."""
+    session = Session.of(context)
+    path = ("organization", "projects", session.department_id(department))
+    changed = session.connection.post(*path, body={"default_data_class": default_data_class.value})
+    said = f"Files of {changed['name']} are {changed['default_data_class']} where their upload says nothing."
+    session.output.said(changed, said)
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """`tsugiki erasures`: files erased with what learned from them, by two people."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from cli.connection import JsonObject
 from cli.output import Column, when
 from cli.session import Session
+from domain.erasures import RunningJobs
 
 app = typer.Typer(help="Erase a file with all that learned from it: one asks, another one agrees.")
 
@@ -47,13 +47,6 @@ DETAILS = (
     *COLUMNS[4:],
     Column("erased", "erased"),
 )
-
-
-class RunningJobs(StrEnum):
-    """What becomes of jobs that use the file and have not ended."""
-
-    STOP = "stop"
-    FINISH = "finish"
 
 
 @app.command()

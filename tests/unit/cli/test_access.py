@@ -21,6 +21,21 @@ def test_the_table_is_printed_without_asking_the_service(tsugiki: Run, stub: Stu
     assert stub.asked == []
 
 
+ERASURE = {
+    "id": "erasure-1", "file_id": "file-1", "state": "requested", "reason": "asked", "running_jobs": "finish",
+    "descends": {
+        "versions": [{"adapter": "triage", "number": 3, "relation": "trained_on"}], "jobs": [], "evaluations": [],
+        "holders": [], "deployments": [], "same_bytes": [],
+    },
+    "digest": "sha256:0", "requested_at": 1, "requested_by": "user-1", "confirmed_by": None, "ended_at": None,
+    "erased": None,
+}  # fmt: skip
+WEBHOOK = {
+    "id": "wh_1", "name": "x", "url": "https://x.example/", "event_types": ["alias.moved"], "created_at": 1,
+    "updated_at": 1, "signing_secret": "whsec_x", "signing_secret_hint": "x",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "request_line", "body", "answer"),
     [
@@ -47,6 +62,40 @@ def test_the_table_is_printed_without_asking_the_service(tsugiki: Run, stub: Stu
             ("departments", "close", "proj_1", "--yes"), "POST /organization/projects/proj_1/archive", None,
             {"name": "hr", "archived_at": 1},
         ),
+        (
+            ("departments", "change", "proj_1", "--default-data-class", "restricted"),
+            "POST /organization/projects/proj_1", {"default_data_class": "restricted"},
+            {"name": "hr", "default_data_class": "restricted"},
+        ),
+        (
+            ("erasures", "request", "file-1", "--reason", "asked", "--running-jobs", "finish"),
+            "POST /files/file-1/erasures", {"reason": "asked", "running_jobs": "finish"}, ERASURE,
+        ),
+        (("erasures", "show", "erasure-1"), "GET /erasures/erasure-1", None, ERASURE),
+        (
+            ("erasures", "confirm", "erasure-1", "--digest", "sha256:0"), "POST /erasures/erasure-1/confirm",
+            {"digest": "sha256:0"}, ERASURE,
+        ),
+        (("erasures", "withdraw", "erasure-1"), "POST /erasures/erasure-1/withdraw", None, {}),
+        (
+            ("deployments", "report", "triage@3", "--server", "gpu-1", "--state", "unloaded"), "POST /deployments",
+            {"adapter": "triage", "version": "3", "server": "gpu-1", "state": "unloaded"},
+            {"state": "unloaded", "adapter": "triage", "version": 3, "must_unload": False},
+        ),
+        (
+            ("webhooks", "create", "https://x.example/", "--name", "x", "--event", "alias.moved"),
+            "POST /webhook_endpoints",
+            {"name": "x", "url": "https://x.example/", "event_types": ["alias.moved"]}, WEBHOOK,
+        ),
+        (
+            ("webhooks", "test", "wh_1", "--event", "alias.moved"), "POST /webhook_endpoints/wh_1/test",
+            {"event_type": "alias.moved"}, {"status_code": 204},
+        ),
+        (
+            ("webhooks", "rotate-secret", "wh_1", "--keep-old"), "POST /webhook_endpoints/wh_1/rotate_secret",
+            {"keep_old_secret_active_for_24_hours": True}, WEBHOOK,
+        ),
+        (("webhooks", "delete", "wh_1"), "DELETE /webhook_endpoints/wh_1", None, {}),
         (("logout",), "DELETE /sessions", None, {}),
     ],
 )  # fmt: skip
