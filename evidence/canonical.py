@@ -33,11 +33,15 @@ def read_json(text: str | bytes) -> Any:
 
     Python refuses integers of more than 4300 digits, and PostgreSQL does not.
     """
-    return json.loads(text, parse_int=_integer)
+    return _decode(text if isinstance(text, str) else text.decode())
 
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
+
+
+# Made once: json.loads would make one for each value.
+_decode = json.JSONDecoder(parse_int=_integer).decode
 
 
 def _is_plain(value: object) -> bool:

@@ -326,7 +326,7 @@ class _Reading:
     def _advance(self) -> None:
         self._report.events += 1
         self._read = self._next
-        if self._read is not None:
+        if self._dropped.archives and self._read is not None:
             self._dropped.hold_against(self._read)
         self._next = next(self._events, None)
 
@@ -363,7 +363,7 @@ class _Dropped:
     """The months that were dropped, of which no event may be there."""
 
     def __init__(self, report: ChainReport, archives: Sequence[Archive]) -> None:
-        self._report, self._archives = report, archives
+        self._report, self.archives = report, archives
         # Nearly every event is beyond both.
         self._last_number = max((archive.numbers[-1].stop - 1 for archive in archives if archive.numbers), default=-1)
         self._end = max((archive.month.end for archive in archives if archive.month), default=-(2**63))
@@ -371,13 +371,13 @@ class _Dropped:
 
     def month_with(self, number: int) -> Archive | None:
         """The month whose manifest names that number."""
-        return next((archive for archive in self._archives if number in archive), None)
+        return next((archive for archive in self.archives if number in archive), None)
 
     def hold_against(self, leaf: Leaf) -> None:
         """An event that is there must be of no dropped month, neither by number nor by time. Told once a month."""
         if leaf.number > self._last_number and leaf.occurred_at >= self._end:
             return
-        for archive in self._archives:
+        for archive in self.archives:
             month = archive.month
             is_of_it = leaf.number in archive or (month is not None and month.start <= leaf.occurred_at < month.end)
             if is_of_it and archive.partition not in self._told:

@@ -7,7 +7,6 @@ session sets `app.department` for each of its transactions; without it every dep
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -34,9 +33,17 @@ def connect(url: str, *, pool_size: int = 10) -> Engine:
         max_overflow=pool_size,
         pool_pre_ping=True,
         # What is in a column may not have come by the API, and must not end who reads it.
-        json_deserializer=partial(json.loads, parse_int=bounded_int),
+        json_deserializer=_read_json,
         connect_args={"options": options, "connect_timeout": 5, "application_name": "tsugiki", **_NOTICE_SILENCE},
     )
+
+
+# Made once: json.loads would make one for each value.
+_decode = json.JSONDecoder(parse_int=bounded_int).decode
+
+
+def _read_json(stored: str | bytes) -> Any:
+    return _decode(stored if isinstance(stored, str) else stored.decode())
 
 
 # A connection that was cut without a word would otherwise hold its thread for hours (libpq; idle and interval in s).
