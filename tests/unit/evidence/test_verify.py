@@ -257,6 +257,31 @@ def test_a_manifest_that_somebody_wrote_hides_no_event(months: Trail, partition:
     assert found.number == number
 
 
+@pytest.mark.parametrize("partition", ["audit_events_x", APRIL])
+def test_a_manifest_of_no_month_or_of_one_that_is_not_over_is_told_of(months: Trail, partition: str) -> None:
+    gone = months.leaves[3:4]
+    del months.leaves[3:]
+    months.dropped = [manifest(partition, gone)]
+    found = [(finding.number, finding.fault) for finding in verify(months, []).findings]
+    assert found == [(5, Fault.ARCHIVE_CHANGED), (5, Fault.MISSING)]
+
+
+def test_what_was_sealed_after_a_round_of_april_was_not_of_february(months: Trail) -> None:
+    gone = months.leaves[3:]
+    del months.leaves[3:]
+    for xid in (200, 202):
+        snapshot = Snapshot(xid, xid, frozenset())
+        months.others.append(
+            seals.make(
+                UUID(int=8), [event(xid, xid=xid)], after=(0, NOTHING_BEFORE), sealed_at=_APRIL, xid=xid,
+                snapshot=snapshot,
+            )
+        )  # fmt: skip
+    months.seal(gone[1:], xid=210, snapshot="210:210:")
+    months.dropped = [manifest("audit_events_1970_02", gone)]
+    assert (6, Fault.MISSING) in [(finding.number, finding.fault) for finding in verify(months, []).findings]
+
+
 def test_a_manifest_of_what_is_there_is_none(months: Trail) -> None:
     gone = months.leaves[0:3]
     del months.leaves[0:2]
