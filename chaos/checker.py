@@ -94,6 +94,22 @@ PROMISES: Mapping[str, str] = {
         GROUP BY j.id, j.state
         HAVING count(e.number) <> 1 OR max(e.action) <> 'job.' || j.state
     """,
+    # Only workers are lost here, and ranks killed: by a run, or by the kernel where its machine has no memory left.
+    "a job that failed says why, and it was a lost worker": """
+        SELECT id || ' failed as ' || coalesce(error->>'code', 'nothing') FROM jobs
+        WHERE state = 'failed' AND (
+            coalesce(error->>'code', '') NOT IN ('poison_job', 'worker_crash', 'oom_killed')
+            OR coalesce(error->>'message', '') = ''
+        )
+    """,
+    # Whoever confirms the erasing of its file, or a sweeper of it, asks as well.
+    "a cancelled job was asked to end": """
+        SELECT j.id || ' was asked at ' || coalesce(j.cancel_requested_at::text, 'no time') || ', requests told: '
+            || count(e.number)
+        FROM jobs j LEFT JOIN audit_events e ON e.resource_id = j.id AND e.action = 'job.cancel_requested'
+        WHERE j.state = 'cancelled' GROUP BY j.id, j.cancel_requested_at
+        HAVING j.cancel_requested_at IS NULL OR count(e.number) = 0
+    """,
     "every claim is in the trail": """
         SELECT j.id || ' is of epoch ' || j.epoch || ', claims told: ' || count(e.number)
         FROM jobs j LEFT JOIN audit_events e ON e.resource_id = j.id AND e.action = 'job.claimed'
@@ -102,6 +118,11 @@ PROMISES: Mapping[str, str] = {
     "a lease ends with its job": """
         SELECT l.id || ' of ' || l.worker FROM leases l
         WHERE l.ended_at IS NULL AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.lease_id = l.id)
+    """,
+    "a lease that ended is charged once": """
+        SELECT l.id || ' ended as ' || l.end_reason || ', charges: ' || count(u.id)
+        FROM leases l LEFT JOIN usage_records u ON u.lease_id = l.id AND u.end_reason = l.end_reason
+        WHERE l.ended_at IS NOT NULL GROUP BY l.id, l.end_reason HAVING count(u.id) <> 1
     """,
     "a version has its lineage": """
         SELECT 'version ' || v.id FROM adapter_versions v WHERE NOT EXISTS (

@@ -133,6 +133,45 @@ DAMAGE: dict[str, tuple[list[str], set[str]]] = {
             WHERE action = 'job.cancelled'"""],
         {"a job's end is in the trail once"},
     ),
+    "a job that failed for what nobody broke": (
+        ["""UPDATE jobs SET state = 'failed', error = '{"code": "artifact_missing", "message": "Gone."}'
+            WHERE state = 'cancelled'""",
+         "UPDATE audit_events SET action = 'job.failed' WHERE action = 'job.cancelled'"],
+        {"a job that failed says why, and it was a lost worker"},
+    ),
+    "a job that failed and does not say why": (
+        ["UPDATE jobs SET state = 'failed' WHERE state = 'cancelled'",
+         "UPDATE audit_events SET action = 'job.failed' WHERE action = 'job.cancelled'"],
+        {"a job that failed says why, and it was a lost worker"},
+    ),
+    "a job that failed with a code and no word": (
+        ["""UPDATE jobs SET state = 'failed', error = '{"code": "worker_crash", "message": ""}'
+            WHERE state = 'cancelled'""",
+         "UPDATE audit_events SET action = 'job.failed' WHERE action = 'job.cancelled'"],
+        {"a job that failed says why, and it was a lost worker"},
+    ),
+    "a job that was cancelled unasked": (
+        ["UPDATE jobs SET cancel_requested_at = NULL WHERE state = 'cancelled'"],
+        {"a cancelled job was asked to end"},
+    ),
+    "a job that nobody is known to have asked to end": (
+        ["DELETE FROM audit_events WHERE action = 'job.cancel_requested'"],
+        {"a cancelled job was asked to end"},
+    ),
+    "a lease that is charged twice": (
+        ["ALTER TABLE usage_records DROP CONSTRAINT uq_usage_records_lease_id_job_id",
+         """INSERT INTO usage_records SELECT (jsonb_populate_record(u, jsonb_build_object('id', uuidv7()))).*
+            FROM usage_records u WHERE job_id = (SELECT job FROM chosen)"""],
+        {"a lease that ended is charged once"},
+    ),
+    "a lease that nobody is charged for": (
+        ["DELETE FROM usage_records WHERE job_id = (SELECT job FROM chosen)"],
+        {"a lease that ended is charged once"},
+    ),
+    "a lease that is charged as another end": (
+        ["UPDATE usage_records SET end_reason = 'released' WHERE job_id = (SELECT job FROM chosen)"],
+        {"a lease that ended is charged once"},
+    ),
     "a claim that is not told": (
         ["DELETE FROM audit_events WHERE action = 'job.claimed' AND resource_id = (SELECT job FROM chosen)"],
         {"every claim is in the trail"},
