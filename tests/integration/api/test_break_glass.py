@@ -84,6 +84,23 @@ def test_an_open_one_reads_the_departments_data_and_changes_no_role(
     assert events[-1]["details"] == {"why": "closed", "acts": 4}
 
 
+def test_it_ends_with_the_role_of_the_operator_who_asked(department: Department, operator_key: str) -> None:
+    person = department.member("viewer")
+    roles = "/organization/role_grants"
+    with http(department.api_url, operator_key) as first, department.http(person) as own:
+        grant = first.post(roles, json={"user_id": person.id, "role": "operator"}).raise_for_status().json()["id"]
+        theirs = own.post(f"{roles}/{grant}/key", json={}).raise_for_status().json()["value"]
+        with http(department.api_url, theirs, openai_project=department.id) as second:
+            asked = second.post(GLASS, json={"reason": "wrong rows"}).raise_for_status().json()["id"]
+            with department.http(department.admin) as admin:
+                admin.post(f"{GLASS}/{asked}/open").raise_for_status()
+            key = second.post(f"{GLASS}/{asked}/key").raise_for_status().json()["value"]
+        with http(department.api_url, key) as glass:
+            assert glass.get("/me").json()["roles"] == ["break_glass"]
+            first.delete(f"{roles}/{grant}").raise_for_status()
+            assert glass.get("/me").status_code == 401
+
+
 def test_it_ends_by_itself_and_the_auditor_is_told(
     *, department: Department, operator: httpx.Client, opened: dict[str, Any], runtime: Runtime,
     administrator: Engine, told: Callable[..., Any],
