@@ -273,6 +273,31 @@ def test_a_sealer_that_is_behind_is_told_of(
     assert alarms() == 0
 
 
+def test_a_server_that_counts_its_transactions_anew_is_told_of(runtime: Runtime, admin: Engine) -> None:
+    """As a dump that was restored into a new cluster: nothing is beyond the newest seal's snapshot for a long time."""
+    tell(runtime)
+    seal(runtime)
+    ahead = """
+        UPDATE audit_seals SET snapshot = '9000000000:9000000000:', sealed_at = sealed_at - interval '5 min'
+        WHERE id = (SELECT max(id) FROM audit_seals) RETURNING id
+    """
+    with admin.begin() as superuser:
+        superuser.execute(text("SET LOCAL session_replication_role = replica"))
+        was = superuser.execute(text("SELECT id, snapshot, sealed_at FROM audit_seals ORDER BY id DESC LIMIT 1")).one()
+        superuser.execute(text(ahead))
+    tell(runtime)
+    with runtime.platform() as session:
+        assert sealing.lag_s(session) == pytest.approx(300, abs=60)
+    assert seal(runtime) == 0
+    with admin.begin() as superuser:
+        superuser.execute(text("SET LOCAL session_replication_role = replica"))
+        back = text("UPDATE audit_seals SET snapshot = :snapshot, sealed_at = :sealed_at WHERE id = :id")
+        superuser.execute(back, was._asdict())
+    with runtime.platform() as session:
+        assert sealing.lag_s(session) < 60
+    assert seal(runtime) == 1
+
+
 # --- the months -------------------------------------------------------------------------------------------------------
 
 
