@@ -81,7 +81,8 @@ class Service:
         return self.asked("SELECT state FROM jobs WHERE id = :job", job=job)
 
     def new_findings(self) -> set[str]:
-        """Promises that were broken since the last look."""
+        """Promises that were broken since the last look. What is told meanwhile would be heard too late for it."""
+        await_(lambda: self.installation.checker.under_way() == 0, within_s=60, what="every event is told")
         found = set(self.installation.checker.check(self.workload.expected))
         new, self.known = found - self.known, self.known | found
         return {finding.promise for finding in new}
