@@ -181,6 +181,9 @@ _ERASED = """
     UNION SELECT 'version ' || v.id, 'departments/' || v.department_id || '/blobs/' || substr(f->>'digest', 8)
     FROM done JOIN jobs j ON j.training_file_id = done.file_id JOIN adapter_versions v ON v.job_id = j.id,
         jsonb_array_elements(v.manifest->'files') f
+    UNION SELECT a.kind || ' of ' || v.id, 'departments/' || v.department_id || '/blobs/' || substr(a.digest, 8)
+    FROM done JOIN jobs j ON j.training_file_id = done.file_id JOIN adapter_versions v ON v.job_id = j.id
+        JOIN version_attestations a ON a.version_id = v.id
     UNION SELECT 'checkpoint ' || c.id, 'departments/' || c.department_id || '/checkpoints/' || c.job_id || '/'
         || c.epoch || '/' || c.step || '/' || (f->>'path')
     FROM done JOIN jobs j ON j.training_file_id = done.file_id JOIN job_checkpoints c ON c.job_id = j.id,

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from domain import access
 from domain.access import Permission, Principal, require
 from domain.audit import AuditEvent
-from domain.digests import Digest, Manifest
+from domain.digests import Digest
 from domain.erasures import (
     DescendedJob,
     DescendedVersion,
@@ -296,8 +296,7 @@ def mark(session: Session, erasure: UUID) -> ErasingWork | None:
         each.job for each in readers if each.job.training_file_id == file.id or each.job.parent_version_id in parents
     ]
     checkpoints = [checkpoint for job in trained for checkpoint in retention.give_up(session, job)]
-    manifests = [Manifest.model_validate(version.manifest, strict=False) for version in learned]
-    digests = {file.digest, *(each.digest for manifest in manifests for each in manifest.files)}
+    digests = {file.digest}.union(*(versions.blobs_of(session, version) for version in learned))
     return ErasingWork(tuple(sorted(digests)), tuple(checkpoints))
 
 

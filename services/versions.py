@@ -151,9 +151,14 @@ def delete(session: Session, principal: Principal, version: AdapterVersion) -> l
     found.deleted_at = session.scalar(select(func.now()))
     session.flush()
     _record(session, principal, found, AuditEvent.VERSION_DELETED, before=before, aliases=withdrawn)
-    files = Manifest.model_validate(found.manifest, strict=False).files
-    signed = attestations.of_version(session, found.id)
-    return sorted({file.digest for file in files} | {each.digest for each in signed})
+    return sorted(blobs_of(session, found))
+
+
+def blobs_of(session: Session, version: AdapterVersion) -> set[Digest]:
+    """The digests of a version's files and of what signs them."""
+    files = Manifest.model_validate(version.manifest, strict=False).files
+    signed = attestations.of_version(session, version.id)
+    return {file.digest for file in files} | {each.digest for each in signed}
 
 
 def close_requests(session: Session, version: AdapterVersion) -> None:

@@ -284,6 +284,9 @@ ERASED = {
     " WHERE deleted_at IS NOT NULL",
     "version": "SELECT 'departments/' || department_id || '/blobs/' || substr(manifest->'files'->0->>'digest', 8)"
     " FROM adapter_versions WHERE deleted_at IS NOT NULL",
+    "attestation": "SELECT 'departments/' || v.department_id || '/blobs/' || substr(a.digest, 8)"
+    " FROM version_attestations a JOIN adapter_versions v ON v.id = a.version_id"
+    " WHERE v.deleted_at IS NOT NULL LIMIT 1",
     "checkpoint": "SELECT 'departments/' || c.department_id || '/checkpoints/' || c.job_id || '/' || c.epoch || '/' "
     " || c.step || '/state.json' FROM job_checkpoints c JOIN adapter_versions v ON v.job_id = c.job_id"
     " WHERE v.deleted_at IS NOT NULL LIMIT 1",

@@ -16,7 +16,7 @@ from models_db.file_erasures import FileErasure
 from models_db.files import File
 from runtime.erasing import erase_blobs
 from runtime.queue import SWEEP_QUEUE, SWEEP_TASK
-from services import blobs, descent, file_erasures, parents
+from services import attestations, blobs, descent, file_erasures, parents
 from storage.errors import ObjectMissing
 from storage.keys import Key
 from storage.objects import ObjectStore
@@ -81,7 +81,10 @@ def test_a_file_erased_during_a_run_stops_it_or_waits_for_it_and_leaves_its_tomb
     assert len(versions) == (0 if policy is RunningJobs.STOP else 1)
     assert all(version.state == VersionState.REVOKED and version.deleted_at for version in versions)
     files = [file for version in versions for file in Manifest.model_validate(version.manifest, strict=False).files]
-    assert stored(department, [ended.spec["data"]["train"], *(file.digest for file in files)]) == []
+    with department.runtime.department(department.id) as session:
+        signed = [each for version in versions for each in attestations.of_version(session, version.id)]
+    assert len(signed) == 2 * len(versions)
+    assert stored(department, [ended.spec["data"]["train"], *(each.digest for each in [*files, *signed])]) == []
     assert stored_checkpoints(department) == []
     assert all(checkpoint.erased_at for checkpoint in department.checkpoints(job))
     with department.runtime.department(department.id) as session:
@@ -214,7 +217,8 @@ def test_an_erasing_that_the_store_refuses_is_not_over(
     assert stored(department, [rows]) == []
     (told,) = department.audited("file.erased")
     manifest = Manifest.model_validate(department.versions(job)[0].manifest, strict=False)
-    assert (told.details["objects"], told.details["objects_kept"]) == (1 + len(manifest.files), 0)
+    # The rows, the adapter's files, their signature and their provenance.
+    assert (told.details["objects"], told.details["objects_kept"]) == (1 + len(manifest.files) + 2, 0)
 
 
 @pytest.mark.parametrize("point", ["erasure.marked", "erasure.objects_gone"])
