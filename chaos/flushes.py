@@ -66,12 +66,15 @@ def flush(installation: Installation, workload: Workload, *, jobs: int, times: i
         time.sleep(POLL_S)
     gaps = [_flush_once(installation) for _ in range(times)]
     left = _count(installation, _QUEUED)
-    begun = time.monotonic()
-    while installation.checker.unfinished() and time.monotonic() - begun < DRAINED_WITHIN_S:
+    begun, checker = time.monotonic(), installation.checker
+    while checker.unfinished() and time.monotonic() - begun < DRAINED_WITHIN_S:
         time.sleep(POLL_S)
     drained_s = time.monotonic() - begun
+    # Events of the last jobs are still to be told.
+    while checker.under_way() and time.monotonic() - begun < DRAINED_WITHIN_S:
+        time.sleep(POLL_S)
     late = [Finding(LATE, f"{all_s:.1f} s") for _, all_s in gaps if all_s > PROMISED_S]
-    findings = [*late, *installation.checker.check(workload.expected)]
+    findings = [*late, *checker.check(workload.expected)]
     first, last = ([gap[place] for gap in gaps] for place in (0, 1))
     return Flushed(queued, left, Spread.of(first), Spread.of(last), drained_s, findings)
 
