@@ -86,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--usual-times", action="store_true", help="a lease of 60 s, and a sweep every 15 s")
     parser.add_argument("--minutes", type=float, default=60.0, help="inject no longer than this")
     parser.add_argument("--jobs", type=int, default=Plan.unfinished, help="how many jobs wait or run at a time")
+    parser.add_argument("--no-erasing", action="store_true", help="erase no files: as many jobs as --jobs says")
     parser.add_argument("--flushes", type=int, help="nothing but FLUSHALL, so often, with --jobs queued")
     parser.add_argument("--workers", type=int, default=Shape.workers, help="train workers")
     parser.add_argument("--departments", type=int, default=3)
@@ -100,7 +101,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     }  # fmt: skip
     chosen = {name: value for name, value in given.items() if value is not None}
     plan = replace(QUICK if options.quick else FULL, seed=options.seed, unfinished=options.jobs, **chosen)
-    return replace(plan, limit_s=options.minutes * 60)
+    return replace(plan, limit_s=options.minutes * 60, erasing=not options.no_erasing)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ _HIT = re.compile(r"failpoint ([a-z_.]+): (\w+)$", re.MULTILINE)
 class Plan:
     """How much is to happen, within limit_s. Times between faults are means, in seconds.
 
-    supervisors: so many kills at least are of workers whose ranks run.
+    supervisors: so many kills at least are of workers whose ranks run. erasing: files are erased meanwhile, each with a
+    job of its own, for which other jobs have to wait.
     """
 
     seed: int = 1
@@ -53,6 +54,7 @@ class Plan:
     strikes: int = 20
     supervisors: int = 0
     unfinished: int = 12
+    erasing: bool = True
     limit_s: float = 3600.0
     between_signals_s: float = 0.3
     between_strikes_s: float = 4.0
@@ -95,10 +97,9 @@ class Chaos:
         """Until all faults have happened and every job has ended."""
         begun_at = datetime.now(UTC)
         enough = threading.Event()
-        customers = [
-            threading.Thread(target=self._workload.keep_busy, args=(self._plan.unfinished, enough)),
-            threading.Thread(target=self._workload.keep_erasing, args=(enough,)),
-        ]
+        customers = [threading.Thread(target=self._workload.keep_busy, args=(self._plan.unfinished, enough))]
+        if self._plan.erasing:
+            customers.append(threading.Thread(target=self._workload.keep_erasing, args=(enough,)))
         for customer in customers:
             customer.start()
         try:
