@@ -1,7 +1,7 @@
 """Who calls, and the sessions they may open."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -13,12 +13,14 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
 from domain.access import PLATFORM_ROLES, Permission, Principal, require_any
+from domain.digests import Digest
 from domain.ids import IdKind, parse_id
 from domain.keys import INVALID_KEY_MESSAGE, KEY_PREFIX
 from domain.refusals import ControlCharacter, DepartmentNeeded, ForeignDepartment, NotFound, Unauthenticated
 from runtime import sign_in
+from runtime.erasing import erase_blobs
 from runtime.wiring import Runtime
-from services import authentication, departments
+from services import authentication, blobs, departments
 
 # W3C Trace Context.
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
@@ -47,6 +49,12 @@ class Caller:
                 # A department's key exists only in a department that does; a platform's key names any.
                 departments.get(session, self.principal, self.department)
             yield session
+
+    def erase_blobs(self, digests: Collection[Digest]) -> None:
+        """Erase what a transaction that is committed has left unnamed. What another row names stays."""
+        erase_blobs(
+            self.runtime, self.department, digests, lambda session: blobs.announce(session, self.department, digests)
+        )
 
     def anywhere(self) -> AbstractContextManager[Session]:
         """One transaction of the caller's department where there is one, else of the platform."""

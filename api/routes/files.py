@@ -19,7 +19,6 @@ from domain.ids import IdKind, parse_id
 from domain.refusals import Invalid, MissingField, UnknownField
 from domain.rows import RowsReport, check_rows
 from models_db.files import File
-from runtime.erasing import erase_blobs
 from services import blobs, files
 from services.blobs import BytesErased
 from storage.keys import Key
@@ -159,12 +158,7 @@ def delete(caller: Authenticated, file_id: FileId) -> Deleted:
     """
     with caller.in_department() as session:
         digest = files.delete(session, caller.principal, parse_id(IdKind.FILE, file_id))
-    erase_blobs(
-        caller.runtime,
-        caller.department,
-        [digest],
-        lambda session: blobs.announce(session, caller.department, [digest]),
-    )
+    caller.erase_blobs([digest])
     return Deleted(id=file_id, object="file")
 
 

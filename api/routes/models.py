@@ -6,11 +6,14 @@ from fastapi import APIRouter, Path
 
 from api.deps import Authenticated, needs
 from api.objects.models import ModelList, ModelObject
+from api.objects.shape import Deleted
 from domain.access import Permission
 from domain.refusals import NotFound
-from services import adapters, base_models
+from services import adapters, base_models, versions
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
+
+Model = Annotated[str, Path(description="A base model's name, or `ft:…`.")]
 
 
 @router.get("", summary="List models", dependencies=[needs(Permission.ADAPTER_READ)])
@@ -26,9 +29,7 @@ def list_all(caller: Authenticated) -> ModelList:
 
 
 @router.get("/{model}", summary="Look at a model", dependencies=[needs(Permission.ADAPTER_READ)])
-def retrieve(
-    caller: Authenticated, model: Annotated[str, Path(description="A base model's name, or `ft:…`.")]
-) -> ModelObject:
+def retrieve(caller: Authenticated, model: Model) -> ModelObject:
     """One model by name."""
     organisation = caller.runtime.settings.organisation
     with caller.anywhere() as session:
@@ -39,3 +40,18 @@ def retrieve(
         if base_model is None or base_model.state != base_models.READY:
             raise NotFound("No such model.", param="model")
         return ModelObject.of_base_model(base_model, organisation=organisation)
+
+
+@router.delete("/{model}", summary="Delete a fine-tuned model", dependencies=[needs(Permission.ADAPTER_DELETE)])
+def delete(caller: Authenticated, model: Model) -> Deleted:
+    """Delete the adapter version behind an `ft:…` name, as `DELETE /v1/adapters/{name}/versions/{version}` does.
+
+    A base model is deleted by nobody.
+    """
+    with caller.in_department() as session:
+        version = adapters.find_model(session, caller.principal, model)
+        if version is None:
+            raise NotFound("No such fine-tuned model.", param="model")
+        digests = versions.delete(session, caller.principal, version)
+    caller.erase_blobs(digests)
+    return Deleted(id=model, object="model")

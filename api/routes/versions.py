@@ -14,8 +14,7 @@ from api.routes.adapters import version_object
 from domain.access import Permission
 from domain.cards import markdown
 from domain.ids import IdKind, public_id
-from runtime.erasing import erase_blobs
-from services import adapters, blobs, cards, versions
+from services import adapters, cards, versions
 
 router = APIRouter(prefix="/v1/adapters/{name}", tags=["Adapters"])
 
@@ -81,12 +80,7 @@ def delete(caller: Authenticated, name: Name, reference: Reference) -> Deleted:
     with caller.in_department() as session:
         version = adapters.get_version(session, caller.principal, name, reference)
         digests = versions.delete(session, caller.principal, version)
-    erase_blobs(
-        caller.runtime,
-        caller.department,
-        digests,
-        lambda session: blobs.announce(session, caller.department, digests),
-    )
+    caller.erase_blobs(digests)
     return Deleted(id=public_id(IdKind.ADAPTER_VERSION, version.id), object="adapter_version")
 
 

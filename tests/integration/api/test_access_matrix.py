@@ -111,6 +111,7 @@ RULES: Mapping[tuple[str, Role, str], Answer] = {
         # What an alias stands for stays.
         (f"POST {VERSION}/retire", {Role.DEPARTMENT_ADMIN}, ANY, (409, "in_use")),
         (f"DELETE {VERSION}", {Role.DEPARTMENT_ADMIN}, ANY, (409, "in_use")),
+        ("DELETE /v1/models/{model}", {Role.DEPARTMENT_ADMIN}, ANY, (409, "in_use")),
         # It has stood for one version only; and an emergency rolls back what is protected.
         (f"POST {ALIAS}/rollback", {Role.TRAINER, Role.DEPARTMENT_ADMIN}, ANY, (409, "no_earlier_version")),
         (f"POST {ALIAS}/rollback", {Role.BREAK_GLASS}, ANY, DENIED),

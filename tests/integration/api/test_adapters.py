@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from domain.digests import Manifest, ManifestFile
@@ -42,6 +43,18 @@ def test_a_finished_job_names_its_model_and_its_version(finished: Finished) -> N
     assert [event.data for event in events if event.type == "metrics"] == [METRICS]
     assert client.models.retrieve(finished.model).id == finished.model
     assert finished.model in {model.id for model in client.models.list()}
+
+
+def test_the_client_deletes_a_fine_tuned_model(make_finished: Callable[[str], Finished]) -> None:
+    finished = make_finished("gone")
+    client = finished.department.client()
+    deleted = client.models.delete(finished.model)
+    assert (deleted.id, deleted.object, deleted.deleted) == (finished.model, "model", True)
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve(finished.model)
+    with finished.department.http() as trainer:
+        assert trainer.get("/adapters/gone/versions/1").status_code == 404
+        assert trainer.get(f"/lineage/{finished.version}").is_success
 
 
 def test_an_adapter_is_found_by_name_number_and_alias(finished: Finished, trainer: httpx.Client) -> None:

@@ -34,6 +34,8 @@ def test_a_script_of_the_official_client_uploads_submits_and_looks(department: D
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
     assert [model.id for model in client.models.list()] == [base_model]
     assert client.models.retrieve(base_model).owned_by == "acme"
+    with pytest.raises(openai.NotFoundError):
+        client.models.delete(base_model)
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)

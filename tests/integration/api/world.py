@@ -169,7 +169,9 @@ def govern(world: World, finish: Callable[..., None], *, ours: Finished, theirs:
             finish(department, client.post("/fine_tuning/jobs", json=body).raise_for_status().json()["id"])
         world.etags = {ours.adapter: _aliased(another, ours.adapter, 1), "mine": _aliased(trainer, "mine", 2)}
         world.anothers |= {"alias": "staging", "approval_id": _requested(another, "asked")}
-        world.own[Role.TRAINER] |= {"name": "mine", "approval_id": _requested(trainer, "asked-by-me")}
+        model = trainer.get("/adapters/mine/versions/1").raise_for_status().json()["model"]
+        asked = _requested(trainer, "asked-by-me")
+        world.own[Role.TRAINER] |= {"name": "mine", "model": model, "approval_id": asked}
         world.digest = another.get("/adapters/asked/versions/1").raise_for_status().json()["digest"]
     with theirs.department.http() as them:
         file = theirs.department.upload(rows(4, salt=3))
