@@ -132,7 +132,8 @@ PROMISES: Mapping[str, str] = {
     """,
     "whoever wants to hear of an event is told": """
         SELECT 'event ' || e.id || ', ' || e.kind || ', after ' || coalesce(d.attempts, 0) || ' attempts'
-        FROM outgoing_events e LEFT JOIN outgoing_deliveries d ON d.event_id = e.id WHERE d.delivered_at IS NULL
+        FROM outgoing_events e LEFT JOIN outgoing_deliveries d ON d.event_id = e.id
+        WHERE d.delivered_at IS NULL AND EXISTS (SELECT FROM webhook_endpoints)
     """,
     "an erasing that two people agreed to is carried out": """
         SELECT 'erasure ' || id || ' is ' || state FROM file_erasures WHERE state = 'erasing'

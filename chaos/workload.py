@@ -82,6 +82,8 @@ class Workload:
     departments: int
     seed: int
     task: Task = SHORT
+    # Whether somebody hears of every event.
+    hears: bool = True
     accepted: dict[str, str] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
 
@@ -93,8 +95,9 @@ class Workload:
     def prepare(self) -> None:
         """Somebody who hears of everything, a base model, the departments, and a file of each."""
         operator = self.installation.keys.operator
-        hears = {"name": "chaos", "url": self.installation.receiver.url, "event_types": list(OutgoingKind)}
-        self._post(operator, "/webhook_endpoints", hears)
+        if self.hears:
+            everything = {"name": "chaos", "url": self.installation.receiver.url, "event_types": list(OutgoingKind)}
+            self._post(operator, "/webhook_endpoints", everything)
         files = self.task.base_model
         listed = [
             {"path": path, "bytes": len(content), "digest": digest_of(content)} for path, content in files.items()

@@ -27,11 +27,13 @@ def install() -> Iterator[Callable[..., tuple[Installation, Workload]]]:
     """Start the whole service as a shape says, with departments that can submit; gone after the module's tests."""
     with ExitStack() as stack:
 
-        def started(shape: Shape, *, departments: int = 1, seed: int = 1) -> tuple[Installation, Workload]:
+        def started(
+            shape: Shape, *, departments: int = 1, seed: int = 1, hears: bool = True
+        ) -> tuple[Installation, Workload]:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="tsugiki-chaos-")))
             folder.chmod(0o711)
             installation = stack.enter_context(Installation(folder / "installation", shape, seed))
-            workload = Workload(installation, departments=departments, seed=seed)
+            workload = Workload(installation, departments=departments, seed=seed, hears=hears)
             stack.callback(workload.close)
             workload.prepare()
             return installation, workload
