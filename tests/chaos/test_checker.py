@@ -134,10 +134,16 @@ DAMAGE: dict[str, tuple[list[str], set[str]]] = {
         {"a job's end is in the trail once"},
     ),
     "a job that failed for what nobody broke": (
-        ["""UPDATE jobs SET state = 'failed', error = '{"code": "artifact_missing", "message": "Gone."}'
+        ["""UPDATE jobs SET state = 'failed', error = '{"code": "bad_data", "message": "Bad."}'
             WHERE state = 'cancelled'""",
          "UPDATE audit_events SET action = 'job.failed' WHERE action = 'job.cancelled'"],
         {"a job that failed says why, and it was a lost worker"},
+    ),
+    "jobs that failed for what may happen to one": (
+        ["""UPDATE jobs SET state = 'failed', error = '{"code": "artifact_missing", "message": "Gone."}'""",
+         "UPDATE audit_events SET action = 'job.failed' WHERE action IN ('job.cancelled', 'job.succeeded')"],
+        {"a job that failed says why, and it was a lost worker",
+         "a job has succeeded if and only if it made a version"},
     ),
     "a job that failed and does not say why": (
         ["UPDATE jobs SET state = 'failed' WHERE state = 'cancelled'",
