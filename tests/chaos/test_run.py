@@ -10,7 +10,8 @@ PLAN = Plan(seed=1, kills=12, stops=3, rounds=0, strikes=6, between_strikes_s=1.
 
 
 def test_a_seeded_run_keeps_every_promise(install: Callable[..., tuple[Installation, Workload]]) -> None:
-    installation, workload = install(Shape(workers=2), departments=2, seed=PLAN.seed)
+    # `make chaos` has somebody hear of every event as well, and waits a minute for what a killed deliverer had in hand.
+    installation, workload = install(Shape(workers=2), departments=2, seed=PLAN.seed, hears=False)
     results = Chaos(installation, workload, PLAN).run()
     assert results.broken == {}, results.table()
     assert results.faults["SIGKILL"] >= PLAN.kills

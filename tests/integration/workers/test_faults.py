@@ -216,7 +216,8 @@ def test_twenty_attempts_that_end_badly_are_enough_and_what_is_given_back_is_non
 
     for step in range(19):
         attempt(step)
-        attempt(step, given_back=True)
+        if step < 3:
+            attempt(step, given_back=True)
     assert (state_of(department, job), department.job(job).stalls) == (JobState.QUEUED, 0)
     attempt(19)
     failed = department.job(job)
