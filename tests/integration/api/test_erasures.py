@@ -227,9 +227,10 @@ def test_a_confirmed_erasure_hands_out_nothing_more_and_leaves_tombstones_and_au
     scene.erase()
     done = scene.look(asked)
     assert done["state"] == "done"
-    # Three versions; their files are those of the stranger's too, as every adapter of these tests.
+    # Three versions; their files are those of the stranger's too, as every adapter of these tests. What signs each of
+    # them, and says how it was made, is nobody else's.
     assert done["erased"]["versions"] == 3
-    assert (done["erased"]["objects"], done["erased"]["objects_kept"]) == (1, 2)
+    assert (done["erased"]["objects"], done["erased"]["objects_kept"]) == (1 + 3 * 2, 2)
     assert not scene.is_stored(digest)
     assert scene.is_stored(other)
     assert not [path for path in scene.checkpoints() if str(parse_id(IdKind.JOB, family.jobs["parent"])) in path]
@@ -252,7 +253,8 @@ def test_versions_whose_files_nobody_else_has_lose_them(small: Scene) -> None:
     small.erase()
     assert not any(small.is_stored(each["digest"]) for each in manifest)
     erased = small.look(asked)["erased"]
-    assert (erased["objects"], erased["objects_kept"], erased["checkpoints"]) == (1 + len(manifest), 0, 1)
+    # With its signature and its provenance.
+    assert (erased["objects"], erased["objects_kept"], erased["checkpoints"]) == (1 + len(manifest) + 2, 0, 1)
 
 
 def test_bytes_that_another_file_has_stay_with_it(small: Scene) -> None:
