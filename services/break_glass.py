@@ -80,7 +80,7 @@ def issue_key(session: Session, principal: Principal, glass: UUID) -> IssuedKey:
     now = session.execute(select(func.now())).scalar_one()
     if found.account_id is None or found.expires_at is None or found.closed_at is not None or found.expires_at <= now:
         raise Conflict("It is not open.")
-    keys.revoke_all(session, principal, account=found.account_id)
+    keys.revoke_all(session, principal, found.account_id)
     left = found.expires_at - now
     owner = Owner(service_account=found.account_id, roles=[Role.BREAK_GLASS.value])
     return keys.issue(session, principal, KeyWish(name="break-glass", max_age=left), owner)
@@ -113,7 +113,7 @@ def _close(session: Session, principal: Principal, glass: BreakGlass, *, reason:
     acts = 0
     if glass.account_id is not None:
         session.get_one(ServiceAccount, glass.account_id).deleted_at = glass.closed_at
-        keys.revoke_all(session, principal, account=glass.account_id)
+        keys.revoke_all(session, principal, glass.account_id)
         done = select(func.count()).select_from(AuditRecord).where(AuditRecord.actor_id == glass.account_id)
         acts = session.execute(done).scalar_one()
     session.flush()

@@ -258,16 +258,22 @@ def delete_service_account(session: Session, principal: Principal, account: UUID
     require(principal, Permission.SERVICE_ACCOUNT_MANAGE)
     found = get_service_account(session, principal, account)
     found.deleted_at = session.scalar(select(func.now()))
-    revoke_all(session, principal, account=account)
+    revoke_all(session, principal, account)
     audit.record(session, principal, AuditEvent.SERVICE_ACCOUNT_DELETED, resource=("service_account", account))
 
 
-def revoke_all(
-    session: Session, principal: Principal, *, account: UUID | None = None, user: UUID | None = None
-) -> None:
-    """End every key of a service account, or of a person in the session's department."""
+def revoke_all(session: Session, principal: Principal, account: UUID) -> None:
+    """End every key of a service account."""
+    _revoke(session, principal, ApiKey.service_account_id == account)
+
+
+def revoke_all_of(session: Session, principal: Principal, user: UUID) -> None:
+    """End every key of a person in the session's department."""
+    _revoke(session, principal, ApiKey.user_id == user)
+
+
+def _revoke(session: Session, principal: Principal, held: ColumnElement[bool]) -> None:
     now = session.scalar(select(func.now()))
-    held = (ApiKey.user_id == user) if account is None else (ApiKey.service_account_id == account)
     for key in session.scalars(select(ApiKey).where(held, ApiKey.revoked_at.is_(None))):
         key.revoked_at = now
         audit.record(session, principal, AuditEvent.KEY_REVOKED, resource=("api_key", key.id))

@@ -99,7 +99,7 @@ def _decide(session: Session, principal: Principal, grant: RoleGrant) -> None:
 def _add_approver(session: Session, principal: Principal, grant: RoleGrant) -> None:
     members.one_at_a_time(session, grant.department_id)
     # A key that the person had may be one that an admin made, and would decide for that admin from now on.
-    keys.revoke_all(session, principal, user=grant.user_id)
+    keys.revoke_all_of(session, principal, grant.user_id)
     membership = session.get(Membership, (grant.department_id, grant.user_id))
     if membership is None:
         session.add(Membership(department_id=grant.department_id, user_id=grant.user_id, roles=[Role.APPROVER.value]))
@@ -129,7 +129,7 @@ def _take_back(session: Session, principal: Principal, grant: RoleGrant) -> None
     account = _account(session, grant)
     if account is not None:
         account.deleted_at = grant.withdrawn_at
-        keys.revoke_all(session, principal, account=account.id)
+        keys.revoke_all(session, principal, account.id)
 
 
 def claim_key(session: Session, principal: Principal, grant: UUID, wish: KeyWish) -> IssuedKey:
@@ -144,7 +144,7 @@ def claim_key(session: Session, principal: Principal, grant: UUID, wish: KeyWish
     is_theirs = principal.type is PrincipalType.USER and principal.id == found.user_id
     if not is_theirs or found.decided_at is None or account is None:
         raise NotFound("No such role grant.")
-    keys.revoke_all(session, principal, account=account.id)
+    keys.revoke_all(session, principal, account.id)
     # The key is the platform's, whatever department the one belongs to that asks for it.
     outside = replace(principal, department=None)
     return keys.issue(session, outside, wish, Owner(service_account=account.id, roles=account.roles))
