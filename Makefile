@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo bench bench-audit chaos up test walkthrough check lint format clean
+.PHONY: help setup setup-dev demo bench bench-audit chaos up test check lint format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,11 +48,8 @@ up: $(VENV)/.setup  ## Start the whole service in the foreground, its data in .t
 	$(BIN)/tsugiki up --dir .tsugiki
 
 # Two at a time: most of them wait for servers, leases and processes. A file stays together, with what it has started.
-test: $(VENV)/.setup-dev  ## Set up, and pass every test but the walkthrough
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not walkthrough'
-
-walkthrough: $(VENV)/.setup-dev  ## Run docs/examples/governance.sh, from a failed gate to the auditor's proof, on a service of its own
-	$(BIN)/python -m pytest -m walkthrough tests/e2e/test_governance.py
+test: $(VENV)/.setup-dev  ## Set up, and pass every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint  ## Format, lint, types, import contracts and unit tests, in minutes
 	$(BIN)/python -m pytest tests/unit

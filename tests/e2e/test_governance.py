@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, RunningService
 
-pytestmark = [pytest.mark.model, pytest.mark.walkthrough, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
 SCRIPT = ROOT / "docs" / "examples" / "governance.sh"
 
